@@ -1,0 +1,88 @@
+# tilegen and tilerun. `make` builds the two programs; `make demo` and `make test` do all the set-up that is missing first.
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+PREFIX ?= /usr/local
+B := build$(if $(SANITIZER),/$(SANITIZER))
+
+CC := gcc
+CFLAGS := -O2 -g
+ifdef SANITIZER
+CFLAGS := -O1 -g -fsanitize=$(SANITIZER) -fno-omit-frame-pointer
+endif
+# -ffp-contract=off: a row's arithmetic must not depend on how a loop was vectorised.
+ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -pthread -MMD -MP \
+  -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror \
+  -Itilegen -Itilegen/base -Iruntime -I$(B)/gen -isystem /usr/include/lua5.4 $(CFLAGS)
+# Static against the libraries, dynamic against libc alone: the programs run on any newer Linux.
+LIBS := -Wl,-Bstatic -llua5.4 -lyaml -ljansson -lpcre2-8 -Wl,-Bdynamic -lm -ldl -pthread
+
+GEN_SRC := $(wildcard tilegen/base/*.c) $(filter-out tilegen/main.c,$(wildcard tilegen/*.c))
+RUN_SRC := $(filter-out runtime/main.c,$(wildcard runtime/*.c))
+GEN_OBJ := $(GEN_SRC:%.c=$(B)/%.o)
+RUN_OBJ := $(RUN_SRC:%.c=$(B)/%.o)
+TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: all demo test setup install fmt clean tests fuzzers update-golden
+all: $(B)/tilegen $(B)/tilerun
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(B)/libtilegen.a: $(GEN_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$(B)/libtilerun.a: $(RUN_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$(B)/tilegen: $(B)/tilegen/main.o $(B)/libtilegen.a
+	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@
+$(B)/tilerun: $(B)/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
+	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@
+
+# A test is one program; it prints TAP lines (see tests/check.h).
+$(B)/tests/%: tests/%.c tests/check.h $(B)/libtilerun.a $(B)/libtilegen.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Itests $< $(filter %.c,$^) $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
+tests: $(TESTS)
+
+# libFuzzer targets, with clang; `make test` replays their corpus through tests/fuzz/replay.c instead.
+$(B)/fuzz/%: tests/fuzz/%.c $(GEN_SRC) $(RUN_SRC)
+	@mkdir -p $(@D)
+	clang -std=c11 -D_GNU_SOURCE -ffp-contract=off -O1 -g -fsanitize=fuzzer,address,undefined -w -pthread \
+	  -Itilegen -Itilegen/base -Iruntime -isystem /usr/include/lua5.4 $< $(GEN_SRC) $(RUN_SRC) $(LIBS) -o $@
+$(B)/replay/%: tests/fuzz/%.c tests/fuzz/replay.c $(B)/libtilerun.a $(B)/libtilegen.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $< tests/fuzz/replay.c $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
+fuzzers: $(FUZZERS)
+
+setup:
+	@tests/setup.sh
+
+test: setup
+	@+$(MAKE) --no-print-directory run-tests
+.PHONY: run-tests
+run-tests: all tests $(patsubst tests/fuzz/%.c,$(B)/replay/%,$(wildcard tests/fuzz/fuzz_*.c))
+	@tests/run.sh $(B)
+
+update-golden: all tests
+	UPDATE_GOLDEN=1 tests/run.sh $(B)
+
+demo: setup
+	@+$(MAKE) --no-print-directory all
+	@models/demo/demo.sh $(B)
+
+install: all
+	install -D -m 755 $(B)/tilegen $(DESTDIR)$(PREFIX)/bin/tilegen
+	install -D -m 755 $(B)/tilerun $(DESTDIR)$(PREFIX)/bin/tilerun
+	install -d $(DESTDIR)$(PREFIX)/share/tilegen
+	cp -r build.lua schedules templates models $(DESTDIR)$(PREFIX)/share/tilegen/
+
+fmt:
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cuh')
+
+clean:
+	rm -rf build
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -35,10 +35,11 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind);
 // Bytes of weights behind outputs [0, tile) of an op: 0 for ops without weights.
 int64_t plan_tile_bytes(const Plan *plan, OpId op, LayerAttention kind);
 
-// bind: NULL after reporting (E04xx): what the degree does not divide, ops named that do not exist for the model, ...
-Plan *bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku, int tp);
-// check: tiles against alignments (32 inputs of an mxfp4 group, heads, chunks), pages against tiles. False after
+// plan_bind: NULL after reporting (E04xx): what the degree does not divide, ops named that do not exist for the model,
+// ...
+Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku, int tp);
+// plan_check: tiles against alignments (32 inputs of an mxfp4 group, heads, chunks), pages against tiles. False after
 // reporting.
-bool check(Ctx *ctx, const Plan *plan);
+bool plan_check(Ctx *ctx, const Plan *plan);
 char *plan_print(Ctx *ctx, const Plan *plan);
 #endif

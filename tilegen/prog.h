@@ -31,8 +31,10 @@
 //              Signals of items whose key is not active are credited by the publisher when it ends. Index `key` is the
 //              item's key; a signal to `[token]` goes to the group of each row that chose the key (rows not in the
 //              round are credited too). A region index `active` means all active keys.
-//   Skipping   Instances of draft bodies are skipped in rounds that do not draft: their tasks do nothing, but wait and
-//              signal as ever. The same for rows that a round does not have.
+//   Skipping   Draft instances are skipped in rounds that do not draft (prompt, --no-draft), context instances in
+//   requests
+//              that never do: their tasks do nothing, but wait and signal as ever. The same for rows that a round
+//              lacks.
 //
 // Rules that prog_verify checks (shape) and prove establishes (order) are in prove.h.
 #ifndef TILEGEN_PROG_H
@@ -66,6 +68,7 @@ typedef struct Buffer {
     Dtype dtype;
     int rank, dims[REGION_RANK]; // in the units that regions speak of
     int layers;                  // > 0: layered, one a layer
+    bool state; // keeps its contents from round to round: may be read before a round writes it; zero at first
 } Buffer;
 
 typedef struct Counter {
@@ -137,9 +140,9 @@ typedef struct Body {
     Queue unplaced; // before place: tasks in step order, the pools as pool entries
 } Body;
 
-typedef enum Segment { SEGMENT_DRAFT, SEGMENT_TARGET } Segment;
+typedef enum Segment { SEGMENT_TARGET, SEGMENT_DRAFT, SEGMENT_CONTEXT } Segment;
 typedef struct RoundItem {
-    Segment segment; // draft: skipped in rounds that do not draft
+    Segment segment; // see Skipping
     int body;
     int layer_lo, layer_hi; // one instance a layer; 0:1 where the body has no layer
 } RoundItem;

@@ -1,4 +1,4 @@
-// prove: shows for a Prog, for every interleaving, every routing result and every claim order, that
+// prog_prove: shows for a Prog, for every interleaving, every routing result and every claim order, that
 //   1. coverage    each step's tasks write each element of what the step covers exactly once, and nothing else;
 //   2. order       each read of a task happens after the write that the sequential program puts before it (prog.h,
 //                  MEANING), and no write happens before all reads and writes that the sequential program puts before
@@ -33,7 +33,7 @@ typedef struct Unordered {
 } Unordered;
 
 // `sku` NULL: budgets are not checked. False after reporting (E06xx).
-bool prove(Ctx *ctx, const Prog *prog, const Sku *sku);
+bool prog_prove(Ctx *ctx, const Prog *prog, const Sku *sku);
 // Only the order, without reporting. HAZARD_NONE when all pairs are ordered.
-Unordered prove_first_unordered(Ctx *ctx, const Prog *prog);
+Unordered prog_unordered(Ctx *ctx, const Prog *prog);
 #endif

@@ -1,0 +1,131 @@
+#include "plan.h"
+#include <string.h>
+
+// Divides a count over the ranks; 0 after reporting that the degree does not divide it.
+static int share(Ctx *ctx, const Plan *plan, int count, const char *what) {
+    if (count % plan->ranks == 0) return count / plan->ranks;
+    diag_error(ctx, E0401, NO_SPAN, "%s: %d %s cannot be split over %d ranks", plan->model->name, count, what,
+               plan->ranks);
+    diag_help(ctx, "choose a degree of tensor parallelism that divides %d", count);
+    return 0;
+}
+
+static void bind_shape(Ctx *ctx, Plan *plan) {
+    static const char *const heads[] = {"query heads of the full layers", "query heads of the window layers"};
+    static const char *const kv_heads[] = {"kv heads of the full layers", "kv heads of the window layers"};
+    const Model *model = plan->model;
+    Shape *shape = &plan->shape;
+    for (int kind = 0; kind < ATTENTION_KINDS; kind++) {
+        const Attention *attention = &model->attention[kind];
+        if (!attention->heads) continue;
+        shape->heads[kind] = share(ctx, plan, attention->heads, heads[kind]);
+        shape->kv_heads[kind] = share(ctx, plan, attention->kv_heads, kv_heads[kind]);
+        shape->o_cols[kind] = shape->heads[kind] * attention->v_dim;
+        shape->qkv_rows[kind] =
+            shape->heads[kind] * attention->qk_dim + shape->kv_heads[kind] * (attention->qk_dim + attention->v_dim);
+    }
+    if (model->family == FAMILY_MIMO_V2) share(ctx, plan, model_qkv_chunks(model), "chunks of the fused qkv weight");
+    if (model->dense_inner) shape->dense_inner = share(ctx, plan, model->dense_inner, "inner columns of the dense MLP");
+    if (model->experts.count) {
+        shape->expert_inner = share(ctx, plan, model->experts.inner, "inner columns of an expert");
+        int most = plan->rows * model->experts.top_k;
+        shape->keys = most < model->experts.count ? most : model->experts.count;
+    }
+    shape->vocab = share(ctx, plan, model->vocab, "rows of the head");
+    if (!model->has_drafter) return;
+    const Drafter *drafter = &model->drafter;
+    shape->hidden_slice = share(ctx, plan, model->hidden, "rows of the drafter's fc");
+    shape->draft_heads = share(ctx, plan, drafter->attention.heads, "query heads of the drafter");
+    shape->draft_kv_heads = share(ctx, plan, drafter->attention.kv_heads, "kv heads of the drafter");
+    shape->draft_inner = share(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
+    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim +
+                            shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
+}
+
+static bool op_exists(const Plan *plan, OpId op) {
+    const Model *model = plan->model;
+    switch (op) {
+    case OP_DRAFT_EMBED:
+    case OP_DRAFT_QKV:
+    case OP_DRAFT_ATTENTION:
+    case OP_DRAFT_O:
+    case OP_DRAFT_UP:
+    case OP_DRAFT_DOWN:
+    case OP_DRAFT_HEAD:
+    case OP_DRAFT_PICK:
+    case OP_FC:
+    case OP_CONTEXT: return model->has_drafter;
+    case OP_ROUTER:
+    case OP_ROUTE:
+    case OP_EXPERTS_UP:
+    case OP_EXPERTS_DOWN:
+    case OP_COMBINE: return model->experts.count > 0;
+    case OP_MLP_UP:
+    case OP_MLP_DOWN: return model->dense_inner > 0;
+    case OP_PUSH:
+    case OP_REDUCE: return plan->ranks > 1;
+    case OP_MERGE: return plan->ops[OP_ATTENTION].split > 1;
+    default: return true;
+    }
+}
+
+// The common divisor of an op's outputs over the kinds of layers that the model has.
+static int common_outputs(const Plan *plan, OpId op) {
+    int common = 0;
+    for (int kind = 0; kind < ATTENTION_KINDS; kind++) {
+        if (!plan->shape.heads[kind]) continue;
+        int a = plan_outputs(plan, op, (LayerAttention)kind), b = common;
+        while (b) {
+            int rest = a % b;
+            a = b;
+            b = rest;
+        }
+        common = a;
+    }
+    return common;
+}
+
+// A tile that divides the outputs and gives each worker at most one task where that is possible; multiples of 16 first.
+static int default_tile(const Plan *plan, OpId op) {
+    int outputs = common_outputs(plan, op), least = (outputs + plan->workers - 1) / plan->workers;
+    if (op == OP_SAMPLE) return 1;
+    for (int step = outputs % 16 == 0 ? 16 : 1;; step = 1)
+        for (int tile = (least + step - 1) / step * step; tile <= outputs; tile += step)
+            if (outputs % tile == 0) return tile;
+}
+
+Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku, int tp) {
+    size_t errors = diag_errors(ctx);
+    Plan *plan = ARENA_NEW(ctx->arena, Plan);
+    *plan =
+        (Plan){.model = model, .sched = sched, .sku = sku, .ranks = tp, .workers = sku->workers, .rows = sched->rows};
+    if (tp != 1 && tp != 2 && tp != 4 && tp != 8) {
+        diag_error(ctx, E0402, NO_SPAN, "a degree of tensor parallelism of %d", tp);
+        diag_help(ctx, "1, 2, 4 and 8 ranks are supported");
+        return NULL;
+    }
+    if (model->has_drafter && model->drafter.block > sched->rows) {
+        diag_error(ctx, E0403, NO_SPAN, "the drafter's block of %d needs as many rows, but the schedule has %d",
+                   model->drafter.block, sched->rows);
+        diag_help(ctx, "write rows = %d in the schedule", model->drafter.block);
+    }
+    bind_shape(ctx, plan);
+    if (diag_errors(ctx) > errors) return NULL;
+    for (size_t i = 0; i < sched->step_count; i++) {
+        const SchedStep *step = &sched->steps[i];
+        plan->ops[step->op] =
+            (OpPlan){false, step->tile, step->split, step->workers, step->claim, step->per, step->via, step->span};
+    }
+    for (int op = 0; op < OP_COUNT; op++) {
+        OpPlan *o = &plan->ops[op];
+        o->used = op_exists(plan, (OpId)op);
+        if (!o->used) continue;
+        if (o->split == 0) o->split = 1;
+        if (o->workers == 0 || o->workers > plan->workers) o->workers = plan->workers;
+        if (o->tile == 0) o->tile = default_tile(plan, (OpId)op);
+    }
+    plan->ops[OP_PUSH].tile = plan->ops[OP_REDUCE].tile; // a tile is pushed as it will be reduced
+    plan->ops[OP_PUSH].per = PER_TILE;
+    plan->ops[OP_ACCEPT].workers = 1;
+    return plan;
+}

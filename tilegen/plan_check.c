@@ -1,0 +1,70 @@
+#include "plan.h"
+#include <string.h>
+
+static void check_tile(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
+    const OpPlan *o = &plan->ops[op];
+    int outputs = plan_outputs(plan, op, kind);
+    if (o->tile <= outputs && outputs % o->tile == 0) return;
+    diag_error(ctx, E0405, o->span, "%s: a tile of %d does not divide the %d outputs of a rank", op_name(op), o->tile,
+               outputs);
+    int below = o->tile < outputs ? o->tile : outputs, above = below;
+    while (outputs % below) below--;
+    while (outputs % above) above++;
+    if (below == above)
+        diag_help(ctx, "%d divides them", below);
+    else
+        diag_help(ctx, "%d and %d divide them", below, above);
+}
+
+// Pages take whole 16-byte copies, and a tile must not need more chunks than the parser and the counters allow.
+static void check_pages(Ctx *ctx, const Plan *plan) {
+    const Sched *sched = plan->sched;
+    const SchedRole *load = &sched->roles[ROLE_LOAD];
+    if (sched->page_count == 0) {
+        if (load->used) {
+            diag_error(ctx, E0406, load->span, "the role load has no pages to load into");
+            diag_help(ctx, "write pages = { bytes = 16384, count = 8 } in the kernel, or leave out the role");
+        }
+        return;
+    }
+    if (!load->used) {
+        diag_error(ctx, E0406, NO_SPAN, "the kernel has pages but no role load to fill them");
+        diag_help(ctx, "write load = { warps = 1, registers = 40 } in roles");
+    }
+    if (sched->page_bytes % 16) {
+        diag_error(ctx, E0407, NO_SPAN, "pages of %d bytes are not a multiple of 16, the unit of a bulk copy",
+                   sched->page_bytes);
+        diag_help(ctx, "use %d", (sched->page_bytes + 15) / 16 * 16);
+    }
+    if ((int64_t)sched->page_bytes * sched->page_count > plan->sku->shared_memory) {
+        diag_error(ctx, E0408, NO_SPAN, "%d pages of %d bytes are %lld bytes, but %s has %d bytes of shared memory",
+                   sched->page_count, sched->page_bytes, (long long)sched->page_bytes * sched->page_count,
+                   plan->sku->name, plan->sku->shared_memory);
+        diag_help(ctx, "at most %d pages of this size fit", plan->sku->shared_memory / sched->page_bytes);
+    }
+}
+
+bool plan_check(Ctx *ctx, const Plan *plan) {
+    size_t errors = diag_errors(ctx);
+    for (int op = 0; op < OP_COUNT; op++) {
+        if (!plan->ops[op].used || op == OP_PUSH) continue;
+        bool attention = op == OP_QKV || op == OP_APPEND || op == OP_ATTENTION || op == OP_MERGE;
+        for (int kind = 0; kind < ATTENTION_KINDS; kind++) {
+            if (!plan->shape.heads[kind]) continue;
+            size_t before = diag_errors(ctx);
+            check_tile(ctx, plan, (OpId)op, (LayerAttention)kind);
+            if (!attention || diag_errors(ctx) > before) break;
+        }
+    }
+    const Experts *experts = &plan->model->experts;
+    if (experts->count && plan->model->experts_dtype == DTYPE_MXFP4 && plan->shape.expert_inner % 32) {
+        diag_error(ctx, E0409, NO_SPAN, "%d inner columns of an expert a rank cut through a 32-wide mxfp4 group",
+                   plan->shape.expert_inner);
+        diag_help(ctx, "use fewer ranks: %d inner columns are %d groups", experts->inner, experts->inner / 32);
+    }
+    if (plan->ops[OP_ATTENTION].split > 64)
+        diag_error(ctx, E0410, plan->ops[OP_ATTENTION].span, "attention split in %d parts; at most 64",
+                   plan->ops[OP_ATTENTION].split);
+    check_pages(ctx, plan);
+    return diag_errors(ctx) == errors;
+}

@@ -1,0 +1,627 @@
+#include "lower.h"
+#include "text.h"
+#include <string.h>
+
+typedef enum BufferId {
+#define BUFFER(id, name) BUF_##id,
+#include "buffers.def"
+#undef BUFFER
+    BUF_COUNT
+} BufferId;
+
+static const char *const buffer_names[] = {
+#define BUFFER(id, name) name,
+#include "buffers.def"
+#undef BUFFER
+};
+
+typedef LIST(Region) Regions;
+typedef LIST(Task) Tasks;
+typedef LIST(Step) Steps;
+typedef LIST(Body) Bodies;
+typedef LIST(RoundItem) Round;
+typedef LIST(Buffer) Buffers;
+
+// What is being built: the body at hand, and in it the step at hand.
+typedef struct Lower {
+    Ctx *ctx;
+    const Plan *plan;
+    const Model *model;
+    Buffers buffers;
+    int index[BUF_COUNT]; // of a BufferId in buffers, or -1
+    Bodies bodies;
+    Round round;
+    Steps steps;
+    LIST(Pool) pools;
+    LIST(Entry) entries;
+    LayerAttention kind;
+} Lower;
+
+static Index range(int lo, int hi) { return (Index){INDEX_RANGE, lo, hi}; }
+static Index whole(const Lower *l, BufferId id, int axis) { return range(0, l->buffers.at[l->index[id]].dims[axis]); }
+static const Index KEY = {INDEX_KEY, 0, 0}, SELF = {INDEX_SELF, 0, 0}, ACTIVE = {INDEX_ACTIVE, 0, 0};
+
+static void declare(Lower *l, BufferId id, Dtype dtype, int rank, int d0, int d1, int d2, int layers, bool state) {
+    l->index[id] = (int)l->buffers.count;
+    Buffer buffer = {buffer_names[id], dtype, rank, {d0, rank > 1 ? d1 : 0, rank > 2 ? d2 : 0}, layers, state};
+    LIST_ADD(l->ctx->arena, &l->buffers, buffer);
+}
+
+static void declare_all(Lower *l) {
+    const Plan *plan = l->plan;
+    const Model *model = l->model;
+    const Shape *shape = &plan->shape;
+    Dtype act = plan->sched->activations, cache = plan->sched->cache;
+    int rows = plan->rows, ranks = plan->ranks, hidden = model->hidden, qkv = 0, kv = 0, heads = 0, o_cols = 0;
+    bool several = ranks > 1;
+    for (int kind = 0; kind < ATTENTION_KINDS; kind++) {
+        if (shape->qkv_rows[kind] > qkv) qkv = shape->qkv_rows[kind];
+        if (shape->kv_heads[kind] > kv) kv = shape->kv_heads[kind];
+        if (shape->heads[kind] > heads) heads = shape->heads[kind];
+        if (shape->o_cols[kind] > o_cols) o_cols = shape->o_cols[kind];
+    }
+    memset(l->index, -1, sizeof l->index);
+    declare(l, BUF_STATE, DTYPE_I32, 1, 1, 0, 0, 0, true);
+    declare(l, BUF_X, act, 2, rows, hidden, 0, 0, false);
+    declare(l, BUF_QKV, act, 2, rows, qkv, 0, 0, false);
+    declare(l, BUF_KV, cache, 2, 2, kv, 0, model->layer_count, true);
+    declare(l, BUF_ATTN, act, 2, rows, o_cols, 0, 0, false);
+    if (plan->ops[OP_ATTENTION].split > 1)
+        declare(l, BUF_PART, DTYPE_F32, 2, heads, plan->ops[OP_ATTENTION].split, 0, 0, false);
+    if (several) {
+        declare(l, BUF_PX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
+        declare(l, BUF_PM, DTYPE_F32, 2, rows, hidden, 0, 0, false);
+        declare(l, BUF_IX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+        declare(l, BUF_IM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+    }
+    if (model->experts.count) {
+        declare(l, BUF_SCORES, DTYPE_F32, 2, rows, model->experts.count, 0, 0, false);
+        declare(l, BUF_ROUTES, DTYPE_I32, 1, 1, 0, 0, 0, false);
+        declare(l, BUF_EACT, act, 3, shape->keys, rows, shape->expert_inner, 0, false);
+        declare(l, BUF_EY, DTYPE_F32, 3, shape->keys, rows, hidden, 0, false);
+    }
+    if (model->dense_inner) declare(l, BUF_ACT, act, 2, rows, shape->dense_inner, 0, 0, false);
+    declare(l, BUF_LOGITS, DTYPE_F32, 3, ranks, rows, shape->vocab, 0, false);
+    declare(l, BUF_BEST, DTYPE_I32, 2, ranks, shape->vocab, 0, 0, false);
+    if (several) {
+        declare(l, BUF_LOGITS_PART, DTYPE_F32, 2, rows, shape->vocab, 0, 0, false);
+        declare(l, BUF_BEST_PART, DTYPE_I32, 1, shape->vocab, 0, 0, 0, false);
+    }
+    declare(l, BUF_CHOICE, DTYPE_I32, 1, rows, 0, 0, 0, false);
+    declare(l, BUF_DRAFTS, DTYPE_I32, 1, rows, 0, 0, 0, true);
+    if (!model->has_drafter) return;
+    const Drafter *drafter = &model->drafter;
+    declare(l, BUF_DX, act, 2, rows, hidden, 0, 0, false);
+    declare(l, BUF_DQKV, act, 2, rows, shape->draft_qkv_rows, 0, 0, false);
+    declare(l, BUF_DKV, cache, 2, 2, shape->draft_kv_heads, 0, drafter->layers, true);
+    declare(l, BUF_DATTN, act, 2, rows, shape->draft_heads * drafter->attention.v_dim, 0, 0, false);
+    declare(l, BUF_DACT, act, 2, rows, shape->draft_inner, 0, 0, false);
+    declare(l, BUF_DBEST, DTYPE_I32, 2, ranks, shape->vocab, 0, 0, false);
+    declare(l, BUF_TAPS, act, 2, rows, hidden, 0, model->layer_count, true);
+    declare(l, BUF_C, act, 3, ranks, rows, shape->hidden_slice, 0, false);
+    if (!several) return;
+    declare(l, BUF_DPX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
+    declare(l, BUF_DPM, DTYPE_F32, 2, rows, hidden, 0, 0, false);
+    declare(l, BUF_DIX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+    declare(l, BUF_DIM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+    declare(l, BUF_DBEST_PART, DTYPE_I32, 1, shape->vocab, 0, 0, 0, false);
+    declare(l, BUF_C_PART, act, 2, rows, shape->hidden_slice, 0, 0, false);
+}
+
+static Region region(const Lower *l, BufferId id, Index a, Index b, Index c) {
+    const Buffer *buffer = &l->buffers.at[l->index[id]];
+    Region out = {.buffer = l->index[id], .at = {a}};
+    if (buffer->rank > 1) out.at[1] = b;
+    if (buffer->rank > 2) out.at[2] = c;
+    return out;
+}
+static const Index NONE = {INDEX_RANGE, 0, 0};
+
+static Region all_of(const Lower *l, BufferId id) {
+    return region(l, id, whole(l, id, 0), whole(l, id, 1), whole(l, id, 2));
+}
+// Columns [lo, hi) of all rows of a [rows, columns] buffer.
+static Region cols(const Lower *l, BufferId id, int lo, int hi) {
+    return region(l, id, whole(l, id, 0), range(lo, hi), NONE);
+}
+// Columns [lo, hi) of all rows of one slab (a key, a rank, the active keys) of a [slabs, rows, columns] buffer.
+static Region slab(const Lower *l, BufferId id, Index which, int lo, int hi) {
+    return region(l, id, which, whole(l, id, 1), range(lo, hi));
+}
+static Region everywhere(Region r) {
+    r.all_ranks = true;
+    return r;
+}
+static Region every_layer(Region r) {
+    r.all_layers = true;
+    return r;
+}
+
+// A task under construction.
+typedef struct Draft {
+    Regions reads, writes;
+} Draft;
+static void reads(Lower *l, Draft *d, Region r) { LIST_ADD(l->ctx->arena, &d->reads, r); }
+static void writes(Lower *l, Draft *d, Region r) { LIST_ADD(l->ctx->arena, &d->writes, r); }
+
+static Step *step_new(Lower *l, OpId op) {
+    LIST_ADD(l->ctx->arena, &l->steps, (Step){op, NULL, 0, l->plan->ops[op].span});
+    return &l->steps.at[l->steps.count - 1];
+}
+
+static Task task_of(Lower *l, int lo, int hi, int part, const Draft *d) {
+    int step = (int)l->steps.count - 1;
+    return (Task){.step = step,
+                  .lo = lo,
+                  .hi = hi,
+                  .part = part,
+                  .reads = d->reads.at,
+                  .writes = d->writes.at,
+                  .read_count = (int)d->reads.count,
+                  .write_count = (int)d->writes.count,
+                  .span = l->steps.at[step].span};
+}
+
+static void task_add(Lower *l, int lo, int hi, int part, const Draft *d) {
+    Entry entry = {ENTRY_TASK, task_of(l, lo, hi, part, d), 0};
+    LIST_ADD(l->ctx->arena, &l->entries, entry);
+}
+
+static void covers(Lower *l, Region r) {
+    Step *step = &l->steps.at[l->steps.count - 1];
+    Region *grown = ARENA_ARRAY(l->ctx->arena, Region, step->cover_count + 1);
+    if (step->cover_count) memcpy(grown, step->covers, (size_t)step->cover_count * sizeof *grown);
+    grown[step->cover_count++] = r;
+    step->covers = grown;
+}
+
+// A step over `outputs` columns, each tile reading all of `in` (and, for a residual, its own columns of `out`) and
+// writing its columns of `out`; `also` is written in the same columns (taps), BUF_COUNT for none.
+static void column_step(Lower *l, OpId op, int outputs, const BufferId *in, int in_count, bool residual, BufferId out,
+                        BufferId also) {
+    step_new(l, op);
+    covers(l, cols(l, out, 0, outputs));
+    if (also != BUF_COUNT) covers(l, cols(l, also, 0, outputs));
+    int tile = l->plan->ops[op].tile;
+    for (int lo = 0; lo < outputs; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        for (int i = 0; i < in_count; i++) reads(l, &d, all_of(l, in[i]));
+        if (residual) reads(l, &d, cols(l, out, lo, lo + tile));
+        writes(l, &d, cols(l, out, lo, lo + tile));
+        if (also != BUF_COUNT) writes(l, &d, cols(l, also, lo, lo + tile));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+}
+#define COLUMN_STEP(l, op, outputs, residual, out, ...)                                                                \
+    column_step(l, op, outputs, (const BufferId[]){__VA_ARGS__},                                                       \
+                (int)(sizeof(BufferId[]){__VA_ARGS__} / sizeof(BufferId)), residual, out, BUF_COUNT)
+
+// The ranks' partial sums `partial` go to every rank's `inbox`, which is summed in rank order and added to `x`.
+static void reduce_steps(Lower *l, Site site, BufferId partial, BufferId inbox, BufferId x, BufferId also) {
+    int hidden = l->model->hidden, tile = l->plan->ops[OP_REDUCE].tile;
+    step_new(l, OP_PUSH);
+    covers(l, everywhere(slab(l, inbox, SELF, 0, hidden)));
+    for (int lo = 0; lo < hidden; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, cols(l, partial, lo, lo + tile));
+        writes(l, &d, everywhere(slab(l, inbox, SELF, lo, lo + tile)));
+        task_add(l, lo, lo + tile, (int)site, &d);
+    }
+    step_new(l, OP_REDUCE);
+    covers(l, cols(l, x, 0, hidden));
+    if (also != BUF_COUNT) covers(l, cols(l, also, 0, hidden));
+    for (int lo = 0; lo < hidden; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, slab(l, inbox, range(0, l->plan->ranks), lo, lo + tile));
+        reads(l, &d, cols(l, x, lo, lo + tile));
+        writes(l, &d, cols(l, x, lo, lo + tile));
+        if (also != BUF_COUNT) writes(l, &d, cols(l, also, lo, lo + tile));
+        task_add(l, lo, lo + tile, (int)site, &d);
+    }
+}
+
+// An output projection: into the residual stream, or through the ranks' partial sums.
+static void project(Lower *l, OpId op, BufferId in, BufferId x, Site site, BufferId partial, BufferId inbox, bool tap) {
+    int hidden = l->model->hidden;
+    BufferId also = tap ? BUF_TAPS : BUF_COUNT;
+    if (l->plan->ranks == 1) {
+        column_step(l, op, hidden, &in, 1, true, x, also);
+    } else {
+        column_step(l, op, hidden, &in, 1, false, partial, BUF_COUNT);
+        reduce_steps(l, site, partial, inbox, x, also);
+    }
+}
+
+// Where q, k and v of the heads lie among a rank's rows of the fused matrix: chunks of [Q | K | V].
+typedef struct Fused {
+    int chunks, heads, kv_heads, qk, v; // of one chunk
+} Fused;
+static int fused_rows(const Fused *f) { return f->heads * f->qk + f->kv_heads * (f->qk + f->v); }
+static int fused_q(const Fused *f, int head) { return head / f->heads * fused_rows(f) + head % f->heads * f->qk; }
+static int fused_k(const Fused *f, int head) {
+    return head / f->kv_heads * fused_rows(f) + f->heads * f->qk + head % f->kv_heads * f->qk;
+}
+static int fused_v(const Fused *f, int head) {
+    return head / f->kv_heads * fused_rows(f) + (f->heads + f->kv_heads) * f->qk + head % f->kv_heads * f->v;
+}
+
+static Fused fused_of(const Lower *l, LayerAttention kind) {
+    const Attention *attention = &l->model->attention[kind];
+    int chunks = l->model->family == FAMILY_MIMO_V2 ? model_qkv_chunks(l->model) / l->plan->ranks : 1;
+    return (Fused){chunks, l->plan->shape.heads[kind] / chunks, l->plan->shape.kv_heads[kind] / chunks,
+                   attention->qk_dim, attention->v_dim};
+}
+
+// Query heads [lo, hi) of `heads` over `kv_heads`: their q, k and v among the rows' own, and the old cache rows.
+static void read_heads(Lower *l, Draft *d, const Fused *f, BufferId qkv, BufferId kv, int lo, int hi) {
+    int heads = f->chunks * f->heads, kv_heads = f->chunks * f->kv_heads;
+    int kv_lo = lo * kv_heads / heads, kv_hi = (hi - 1) * kv_heads / heads + 1;
+    for (int h = lo; h < hi; h++) {
+        int from = fused_q(f, h), to = from + f->qk;
+        while (h + 1 < hi && fused_q(f, h + 1) == to) to += f->qk, h++;
+        reads(l, d, cols(l, qkv, from, to));
+    }
+    for (int g = kv_lo; g < kv_hi; g++) {
+        reads(l, d, cols(l, qkv, fused_k(f, g), fused_k(f, g) + f->qk));
+        reads(l, d, cols(l, qkv, fused_v(f, g), fused_v(f, g) + f->v));
+    }
+    reads(l, d, region(l, kv, range(0, 1), range(kv_lo, kv_hi), NONE));
+    reads(l, d, all_of(l, BUF_STATE));
+}
+
+static void attention_steps(Lower *l, LayerAttention kind) {
+    const Shape *shape = &l->plan->shape;
+    const Fused f = fused_of(l, kind);
+    int v = f.v, heads = shape->heads[kind], split = l->plan->ops[OP_ATTENTION].split;
+    step_new(l, OP_APPEND);
+    covers(l, region(l, BUF_KV, range(1, 2), range(0, shape->kv_heads[kind]), NONE));
+    int tile = l->plan->ops[OP_APPEND].tile;
+    for (int lo = 0; lo < shape->kv_heads[kind]; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        for (int g = lo; g < lo + tile; g++) {
+            reads(l, &d, cols(l, BUF_QKV, fused_k(&f, g), fused_k(&f, g) + f.qk));
+            reads(l, &d, cols(l, BUF_QKV, fused_v(&f, g), fused_v(&f, g) + f.v));
+        }
+        writes(l, &d, region(l, BUF_KV, range(1, 2), range(lo, lo + tile), NONE));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+    step_new(l, OP_ATTENTION);
+    covers(l,
+           split == 1 ? cols(l, BUF_ATTN, 0, heads * v) : region(l, BUF_PART, range(0, heads), range(0, split), NONE));
+    tile = l->plan->ops[OP_ATTENTION].tile;
+    for (int lo = 0; lo < heads; lo += tile) {
+        for (int part = 0; part < split; part++) {
+            Draft d = {0};
+            read_heads(l, &d, &f, BUF_QKV, BUF_KV, lo, lo + tile);
+            writes(l, &d,
+                   split == 1 ? cols(l, BUF_ATTN, lo * v, (lo + tile) * v)
+                              : region(l, BUF_PART, range(lo, lo + tile), range(part, part + 1), NONE));
+            task_add(l, lo, lo + tile, part, &d);
+        }
+    }
+    if (split == 1) return;
+    step_new(l, OP_MERGE);
+    covers(l, cols(l, BUF_ATTN, 0, heads * v));
+    tile = l->plan->ops[OP_MERGE].tile;
+    for (int lo = 0; lo < heads; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, region(l, BUF_PART, range(lo, lo + tile), range(0, split), NONE));
+        writes(l, &d, cols(l, BUF_ATTN, lo * v, (lo + tile) * v));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+}
+
+// One task of one op.
+static void single(Lower *l, OpId op, BufferId in, Region out) {
+    step_new(l, op);
+    covers(l, out);
+    Draft d = {0};
+    reads(l, &d, all_of(l, BUF_STATE));
+    reads(l, &d, all_of(l, in));
+    writes(l, &d, out);
+    task_add(l, 0, 1, 0, &d);
+}
+
+static void expert_steps(Lower *l, bool tap) {
+    const Plan *plan = l->plan;
+    const Shape *shape = &plan->shape;
+    int hidden = l->model->hidden, inner = shape->expert_inner;
+    COLUMN_STEP(l, OP_ROUTER, l->model->experts.count, false, BUF_SCORES, BUF_X);
+    single(l, OP_ROUTE, BUF_SCORES, all_of(l, BUF_ROUTES));
+    Pool pool = {.name = "experts",
+                 .keys = shape->keys,
+                 .top = l->model->experts.top_k,
+                 .publisher = (int)l->steps.count - 1,
+                 .claim = plan->ops[OP_EXPERTS_UP].claim};
+    Tasks items = {0};
+    step_new(l, OP_EXPERTS_UP);
+    covers(l, slab(l, BUF_EACT, KEY, 0, inner));
+    int tile = plan->ops[OP_EXPERTS_UP].tile;
+    for (int lo = 0; lo < inner; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, all_of(l, BUF_X));
+        reads(l, &d, all_of(l, BUF_ROUTES));
+        writes(l, &d, slab(l, BUF_EACT, KEY, lo, lo + tile));
+        LIST_ADD(l->ctx->arena, &items, task_of(l, lo, lo + tile, 0, &d));
+    }
+    step_new(l, OP_EXPERTS_DOWN);
+    covers(l, slab(l, BUF_EY, KEY, 0, hidden));
+    tile = plan->ops[OP_EXPERTS_DOWN].tile;
+    for (int lo = 0; lo < hidden; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, slab(l, BUF_EACT, KEY, 0, inner));
+        reads(l, &d, all_of(l, BUF_ROUTES));
+        writes(l, &d, slab(l, BUF_EY, KEY, lo, lo + tile));
+        LIST_ADD(l->ctx->arena, &items, task_of(l, lo, lo + tile, 0, &d));
+    }
+    pool.items = items.at;
+    pool.item_count = (int)items.count;
+    LIST_ADD(l->ctx->arena, &l->pools, pool);
+    LIST_ADD(l->ctx->arena, &l->entries, (Entry){.kind = ENTRY_POOL, .pool = (int)l->pools.count - 1});
+
+    bool one = plan->ranks == 1;
+    BufferId out = one ? BUF_X : BUF_PM;
+    step_new(l, OP_COMBINE);
+    covers(l, cols(l, out, 0, hidden));
+    if (one && tap) covers(l, cols(l, BUF_TAPS, 0, hidden));
+    tile = plan->ops[OP_COMBINE].tile;
+    for (int lo = 0; lo < hidden; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, slab(l, BUF_EY, ACTIVE, lo, lo + tile));
+        reads(l, &d, all_of(l, BUF_ROUTES));
+        if (one) reads(l, &d, cols(l, BUF_X, lo, lo + tile));
+        writes(l, &d, cols(l, out, lo, lo + tile));
+        if (one && tap) writes(l, &d, cols(l, BUF_TAPS, lo, lo + tile));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+    if (!one) reduce_steps(l, SITE_MLP, BUF_PM, BUF_IM, BUF_X, tap ? BUF_TAPS : BUF_COUNT);
+}
+
+// A head over this rank's part of the vocabulary: best tokens, and logits unless `logits` is BUF_COUNT. With several
+// ranks both are made apart and pushed to all.
+static void head_steps(Lower *l, OpId op, BufferId x, BufferId logits, BufferId best, BufferId logits_part,
+                       BufferId best_part, Site site) {
+    bool one = l->plan->ranks == 1, with_logits = logits != BUF_COUNT;
+    int vocab = l->plan->shape.vocab, tile = l->plan->ops[op].tile;
+    for (int pushing = 0; pushing <= !one; pushing++) {
+        step_new(l, pushing ? OP_PUSH : op);
+        for (int lo = -1; lo < vocab; lo = lo < 0 ? 0 : lo + tile) {
+            int from = lo < 0 ? 0 : lo, to = lo < 0 ? vocab : lo + tile;
+            Region out_best, out_logits = {0};
+            if (pushing) {
+                out_best = everywhere(region(l, best, SELF, range(from, to), NONE));
+                if (with_logits) out_logits = everywhere(slab(l, logits, SELF, from, to));
+            } else if (one) {
+                out_best = region(l, best, range(0, 1), range(from, to), NONE);
+                if (with_logits) out_logits = slab(l, logits, range(0, 1), from, to);
+            } else {
+                out_best = region(l, best_part, range(from, to), NONE, NONE);
+                if (with_logits) out_logits = cols(l, logits_part, from, to);
+            }
+            if (lo < 0) {
+                covers(l, out_best);
+                if (with_logits) covers(l, out_logits);
+                continue;
+            }
+            Draft d = {0};
+            if (pushing) {
+                reads(l, &d, region(l, best_part, range(from, to), NONE, NONE));
+                if (with_logits) reads(l, &d, cols(l, logits_part, from, to));
+            } else {
+                reads(l, &d, all_of(l, BUF_STATE));
+                reads(l, &d, all_of(l, x));
+            }
+            writes(l, &d, out_best);
+            if (with_logits) writes(l, &d, out_logits);
+            task_add(l, from, to, pushing ? (int)site : 0, &d);
+        }
+    }
+}
+
+static void fc_steps(Lower *l) {
+    int slice = l->plan->shape.hidden_slice, tile = l->plan->ops[OP_FC].tile;
+    bool one = l->plan->ranks == 1;
+    for (int pushing = 0; pushing <= !one; pushing++) {
+        step_new(l, pushing ? OP_PUSH : OP_FC);
+        for (int lo = -1; lo < slice; lo = lo < 0 ? 0 : lo + tile) {
+            int from = lo < 0 ? 0 : lo, to = lo < 0 ? slice : lo + tile;
+            Region out = pushing ? everywhere(slab(l, BUF_C, SELF, from, to))
+                         : one   ? slab(l, BUF_C, range(0, 1), from, to)
+                                 : cols(l, BUF_C_PART, from, to);
+            if (lo < 0) {
+                covers(l, out);
+                continue;
+            }
+            Draft d = {0};
+            if (pushing) {
+                reads(l, &d, cols(l, BUF_C_PART, from, to));
+            } else {
+                reads(l, &d, all_of(l, BUF_STATE));
+                reads(l, &d, every_layer(all_of(l, BUF_TAPS)));
+            }
+            writes(l, &d, out);
+            task_add(l, from, to, pushing ? SITE_FC : 0, &d);
+        }
+    }
+}
+
+static void context_step(Lower *l) {
+    int kv_heads = l->plan->shape.draft_kv_heads, tile = l->plan->ops[OP_CONTEXT].tile;
+    step_new(l, OP_CONTEXT);
+    covers(l, region(l, BUF_DKV, range(1, 2), range(0, kv_heads), NONE));
+    for (int lo = 0; lo < kv_heads; lo += tile) {
+        Draft d = {0};
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, all_of(l, BUF_C));
+        writes(l, &d, region(l, BUF_DKV, range(1, 2), range(lo, lo + tile), NONE));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+}
+
+static void sample_steps(Lower *l) {
+    int rows = l->plan->rows;
+    step_new(l, OP_SAMPLE);
+    covers(l, all_of(l, BUF_CHOICE));
+    for (int row = 0; row < rows; row += l->plan->ops[OP_SAMPLE].tile) {
+        Draft d = {0};
+        Index own = range(row, row + l->plan->ops[OP_SAMPLE].tile);
+        reads(l, &d, all_of(l, BUF_STATE));
+        reads(l, &d, region(l, BUF_LOGITS, whole(l, BUF_LOGITS, 0), own, whole(l, BUF_LOGITS, 2)));
+        reads(l, &d, all_of(l, BUF_BEST));
+        writes(l, &d, region(l, BUF_CHOICE, own, NONE, NONE));
+        task_add(l, own.lo, own.hi, 0, &d);
+    }
+    step_new(l, OP_ACCEPT);
+    Draft d = {0};
+    reads(l, &d, all_of(l, BUF_STATE));
+    reads(l, &d, all_of(l, BUF_CHOICE));
+    reads(l, &d, all_of(l, BUF_DRAFTS));
+    writes(l, &d, all_of(l, BUF_STATE));
+    for (int i = 0; i < (l->model->has_drafter ? 2 : 1); i++) {
+        BufferId cache = i ? BUF_DKV : BUF_KV;
+        reads(l, &d, every_layer(region(l, cache, range(1, 2), whole(l, cache, 1), NONE)));
+        writes(l, &d, every_layer(region(l, cache, range(0, 1), whole(l, cache, 1), NONE)));
+    }
+    for (size_t i = 0; i < d.writes.count; i++) covers(l, d.writes.at[i]);
+    task_add(l, 0, 1, 0, &d);
+}
+
+static void layer_steps(Lower *l, const Layer *layer, bool tap) {
+    LayerAttention kind = layer->attention;
+    COLUMN_STEP(l, OP_QKV, l->plan->shape.qkv_rows[kind], false, BUF_QKV, BUF_X);
+    attention_steps(l, kind);
+    project(l, OP_O_PROJ, BUF_ATTN, BUF_X, SITE_ATTENTION, BUF_PX, BUF_IX, false);
+    if (layer->mlp == MLP_EXPERTS) {
+        expert_steps(l, tap);
+        return;
+    }
+    COLUMN_STEP(l, OP_MLP_UP, l->plan->shape.dense_inner, false, BUF_ACT, BUF_X);
+    project(l, OP_MLP_DOWN, BUF_ACT, BUF_X, SITE_MLP, BUF_PM, BUF_IM, tap);
+}
+
+static void draft_layer_steps(Lower *l) {
+    const Attention *attention = &l->model->drafter.attention;
+    const Shape *shape = &l->plan->shape;
+    int v = attention->v_dim, tile = l->plan->ops[OP_DRAFT_ATTENTION].tile;
+    Fused f = {1, shape->draft_heads, shape->draft_kv_heads, attention->qk_dim, v};
+    COLUMN_STEP(l, OP_DRAFT_QKV, shape->draft_qkv_rows, false, BUF_DQKV, BUF_DX);
+    step_new(l, OP_DRAFT_ATTENTION);
+    covers(l, cols(l, BUF_DATTN, 0, shape->draft_heads * v));
+    for (int lo = 0; lo < shape->draft_heads; lo += tile) {
+        Draft d = {0};
+        read_heads(l, &d, &f, BUF_DQKV, BUF_DKV, lo, lo + tile);
+        writes(l, &d, cols(l, BUF_DATTN, lo * v, (lo + tile) * v));
+        task_add(l, lo, lo + tile, 0, &d);
+    }
+    project(l, OP_DRAFT_O, BUF_DATTN, BUF_DX, SITE_DRAFT_ATTENTION, BUF_DPX, BUF_DIX, false);
+    COLUMN_STEP(l, OP_DRAFT_UP, shape->draft_inner, false, BUF_DACT, BUF_DX);
+    project(l, OP_DRAFT_DOWN, BUF_DACT, BUF_DX, SITE_DRAFT_MLP, BUF_DPM, BUF_DIM, false);
+}
+
+// Closes the body at hand.
+static int body_add(Lower *l, const char *name) {
+    Body body = {.name = name,
+                 .steps = l->steps.at,
+                 .step_count = (int)l->steps.count,
+                 .pools = l->pools.at,
+                 .pool_count = (int)l->pools.count,
+                 .unplaced = {l->entries.at, (int)l->entries.count, (int)l->entries.room}};
+    LIST_ADD(l->ctx->arena, &l->bodies, body);
+    memset(&l->steps, 0, sizeof l->steps);
+    memset(&l->pools, 0, sizeof l->pools);
+    memset(&l->entries, 0, sizeof l->entries);
+    return (int)l->bodies.count - 1;
+}
+
+// Adds instances; a run of layers with one body is one item.
+static void round_add(Lower *l, Segment segment, int body, int layer) {
+    RoundItem *last = l->round.count ? &l->round.at[l->round.count - 1] : NULL;
+    if (last && last->body == body && last->layer_hi == layer)
+        last->layer_hi++;
+    else
+        LIST_ADD(l->ctx->arena, &l->round, (RoundItem){segment, body, layer, layer + 1});
+}
+
+static void layers(Lower *l) {
+    const Model *model = l->model;
+    struct {
+        Layer layer;
+        bool tap;
+        int body;
+    } kinds[8];
+    int count = 0;
+    for (int i = 0; i < model->layer_count; i++) {
+        Layer layer = model->layers[i];
+        bool tap = model->has_drafter && model_tap(model, i) >= 0;
+        int k = 0;
+        while (k < count &&
+               (kinds[k].layer.attention != layer.attention || kinds[k].layer.mlp != layer.mlp || kinds[k].tap != tap))
+            k++;
+        if (k == count) {
+            layer_steps(l, &layer, tap);
+            kinds[count].layer = layer;
+            kinds[count].tap = tap;
+            kinds[count++].body = body_add(
+                l, arena_printf(l->ctx->arena, "%s_%s%s", layer.attention == ATTENTION_FULL ? "full" : "window",
+                                layer.mlp == MLP_DENSE ? "dense" : "experts", tap ? "_tap" : ""));
+        }
+        round_add(l, SEGMENT_TARGET, kinds[k].body, i);
+    }
+}
+
+Prog *plan_lower(Ctx *ctx, const Plan *plan) {
+    Lower *l = ARENA_NEW(ctx->arena, Lower);
+    l->ctx = ctx;
+    l->plan = plan;
+    l->model = plan->model;
+    declare_all(l);
+    const Model *model = l->model;
+    const Drafter *drafter = &model->drafter;
+    if (model->has_drafter) {
+        column_step(l, OP_DRAFT_EMBED, model->hidden, NULL, 0, false, BUF_DX, BUF_COUNT);
+        round_add(l, SEGMENT_DRAFT, body_add(l, "draft_in"), 0);
+        draft_layer_steps(l);
+        int body = body_add(l, "draft_layer");
+        for (int i = 0; i < drafter->layers; i++) round_add(l, SEGMENT_DRAFT, body, i);
+        head_steps(l, OP_DRAFT_HEAD, BUF_DX, BUF_COUNT, BUF_DBEST, BUF_COUNT, BUF_DBEST_PART, SITE_DRAFT_HEAD);
+        single(l, OP_DRAFT_PICK, BUF_DBEST, all_of(l, BUF_DRAFTS));
+        round_add(l, SEGMENT_DRAFT, body_add(l, "draft_out"), 0);
+    }
+    COLUMN_STEP(l, OP_EMBED, model->hidden, false, BUF_X, BUF_DRAFTS);
+    round_add(l, SEGMENT_TARGET, body_add(l, "target_in"), 0);
+    layers(l);
+    if (model->has_drafter) {
+        fc_steps(l);
+        round_add(l, SEGMENT_CONTEXT, body_add(l, "context_in"), 0);
+        context_step(l);
+        int body = body_add(l, "context_layer");
+        for (int i = 0; i < drafter->layers; i++) round_add(l, SEGMENT_CONTEXT, body, i);
+    }
+    head_steps(l, OP_HEAD, BUF_X, BUF_LOGITS, BUF_BEST, BUF_LOGITS_PART, BUF_BEST_PART, SITE_HEAD);
+    sample_steps(l);
+    round_add(l, SEGMENT_TARGET, body_add(l, "target_out"), 0);
+
+    Prog *prog = ARENA_NEW(ctx->arena, Prog);
+    *prog = (Prog){.model = model->name,
+                   .sku = plan->sku->name,
+                   .ranks = plan->ranks,
+                   .workers = plan->workers,
+                   .rows = plan->rows,
+                   .page_count = plan->sched->page_count,
+                   .page_bytes = plan->sched->page_bytes,
+                   .buffers = l->buffers.at,
+                   .buffer_count = (int)l->buffers.count,
+                   .bodies = l->bodies.at,
+                   .body_count = (int)l->bodies.count,
+                   .round = l->round.at,
+                   .round_count = (int)l->round.count};
+    memcpy(prog->roles, plan->sched->roles, sizeof prog->roles);
+    return prog;
+}

@@ -1,0 +1,24 @@
+#include "compile.h"
+#include "file.h"
+
+Compiled *compile(Ctx *ctx, const Job *job, Pass last) {
+    Compiled *c = ARENA_NEW(ctx->arena, Compiled);
+    c->job = *job;
+    Source *yaml = file_read(ctx, job->model, MODEL_FILE_CAP);
+    Source *lua = yaml ? file_read(ctx, job->schedule, SCHED_FILE_CAP) : NULL;
+    if (!lua) return NULL;
+    if (!(c->model = model_read(ctx, yaml))) return NULL;
+    c->sched = sched_read(ctx, lua, c->model, job->sku, job->tp, job->settings, job->setting_count, false);
+    if (!c->sched) return NULL;
+    if (last == PASS_SCHED) return c;
+    if (!(c->plan = plan_bind(ctx, c->model, c->sched, job->sku, job->tp))) return NULL;
+    if (!plan_check(ctx, c->plan)) return NULL;
+    if (last == PASS_PLAN) return c;
+    if (!(c->prog = plan_lower(ctx, c->plan))) return NULL;
+    if (!prog_verify(ctx, c->prog)) return NULL;
+    if (last == PASS_LOWER) return c;
+    if (!prog_place(ctx, c->plan, c->prog)) return NULL;
+    if (!prog_verify(ctx, c->prog)) return NULL;
+    if (job->prove && !prog_prove(ctx, c->prog, job->sku)) return NULL;
+    return c;
+}

@@ -1,0 +1,4 @@
+#ifndef TILEGEN_VERSION_H
+#define TILEGEN_VERSION_H
+#define TILEGEN_VERSION "0.1.0"
+#endif

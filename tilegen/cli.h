@@ -1,0 +1,31 @@
+// The commands of tilegen, behind main. Each returns an exit code and leaves its diagnostics in the Ctx.
+#ifndef TILEGEN_CLI_H
+#define TILEGEN_CLI_H
+#include "compile.h"
+
+typedef struct Options {
+    const char *output, *model, *schedule, *sku, *after, *build_file;
+    int tp; // 0: not said
+    bool no_prove, keep, json;
+    Setting settings[64];
+    size_t setting_count;
+    const char **args;
+    size_t arg_count;
+    const char *home; // folder of build.lua, schedules/ and models/
+} Options;
+
+Exit cli_build(Ctx *ctx, const Options *options);
+Exit cli_import(Ctx *ctx, const Options *options);
+Exit cli_check(Ctx *ctx, const Options *options);
+Exit cli_explain(Ctx *ctx, const Options *options);
+Exit cli_dump(Ctx *ctx, const Options *options);
+Exit cli_sku(Ctx *ctx, const Options *options);
+
+// build.lua of the options. NULL after reporting.
+Build *cli_build_file(Ctx *ctx, const Options *options);
+// The job of a target, or (target NULL) of --model, --sku and --tp, with `sku` where none is said. False after
+// reporting.
+bool cli_job(Ctx *ctx, const Options *options, const char *target, const char *sku, Job *job);
+// Bytes and times of each phase of a round, on stdout.
+void explain_target(Ctx *ctx, const Compiled *compiled);
+#endif

@@ -1,0 +1,76 @@
+#include "cli.h"
+#include <string.h>
+
+// Distinct experts that `rows` rows of `top` choices hit, choices independent and uniform: E (1 - (1 - k/E)^rows).
+static double distinct_experts(const Plan *plan) {
+    const Experts *experts = &plan->model->experts;
+    double miss = 1;
+    for (int i = 0; i < plan->rows; i++) miss *= 1 - (double)experts->top_k / experts->count;
+    return experts->count * (1 - miss);
+}
+
+// Bytes of weights that all tasks of an op read in one round of one rank.
+static double round_bytes(const Compiled *c, OpId op, int *instances) {
+    const Prog *prog = c->prog;
+    double bytes = 0;
+    *instances = 0;
+    for (int i = 0; i < prog_instances(prog); i++) {
+        int layer;
+        const RoundItem *item = prog_instance(prog, i, &layer);
+        const Body *body = &prog->bodies[item->body];
+        for (int s = 0; s < body->step_count; s++) {
+            if (body->steps[s].op != op) continue;
+            LayerAttention kind = item->segment == SEGMENT_TARGET ? c->model->layers[layer].attention : ATTENTION_FULL;
+            double tiles = (double)plan_outputs(c->plan, op, kind) / c->plan->ops[op].tile;
+            if (op == OP_EXPERTS_UP || op == OP_EXPERTS_DOWN) tiles *= distinct_experts(c->plan);
+            bytes += tiles * (double)plan_tile_bytes(c->plan, op, kind);
+            ++*instances;
+        }
+    }
+    return bytes;
+}
+
+void explain_target(Ctx *ctx, const Compiled *c) {
+    (void)ctx;
+    static const char *const origins[] = {"default", "arch", "sku", "tuning record", "-D"};
+    const Sku *sku = c->job.sku;
+    const Prog *prog = c->prog;
+    printf("%s: %s on %s (%s), %d rank%s of %d workers\n", c->job.name ? c->job.name : c->model->name, c->model->name,
+           sku->name, sku->arch, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers);
+    if (c->sched->tunable_count) printf("\ntunables\n");
+    for (size_t i = 0; i < c->sched->tunable_count; i++)
+        printf("  %-20s %8lld   %s\n", c->sched->tunables[i].name, (long long)c->sched->tunables[i].value,
+               origins[c->sched->tunables[i].origin]);
+    printf("\nbudgets\n");
+    if (prog->page_count)
+        printf("  shared memory        %8d of %d bytes: %d pages of %d\n", prog->page_count * prog->page_bytes,
+               sku->shared_memory, prog->page_count, prog->page_bytes);
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (prog->roles[role].used)
+            printf("  role %-15s %8d warps, %d registers a thread\n", role_name((Role)role), prog->roles[role].warps,
+                   prog->roles[role].registers);
+    int groups = 0;
+    for (int i = 0; i < prog->counter_count; i++) groups += prog->counters[i].groups;
+    printf("  counters             %8d, %d groups in all\n", prog->counter_count, groups);
+    printf("  bodies               %8d, %d instances a round\n", prog->body_count, prog_instances(prog));
+    printf("\nweights read in a round of %d rows by one rank", prog->rows);
+    if (c->model->experts.count)
+        printf(" (routing independent and uniform: %.1f experts a layer)", distinct_experts(c->plan));
+    printf("\n  %-16s %6s %8s %6s %12s %10s\n", "op", "times", "tile", "tiles", "bytes", "floor us");
+    double total = 0;
+    for (int op = 0; op < OP_COUNT; op++) {
+        if (!c->plan->ops[op].used) continue;
+        int times;
+        double bytes = round_bytes(c, (OpId)op, &times);
+        if (times == 0) continue;
+        total += bytes;
+        LayerAttention kind = c->plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
+        printf("  %-16s %6d %8d %6d %12.0f", op_name((OpId)op), times, c->plan->ops[op].tile,
+               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, bytes);
+        if (sku->bandwidth > 0) printf(" %10.2f", bytes / sku->bandwidth * 1e6);
+        printf("\n");
+    }
+    printf("  %-16s %6s %8s %6s %12.0f", "round", "", "", "", total);
+    if (sku->bandwidth > 0) printf(" %10.2f", total / sku->bandwidth * 1e6);
+    printf("\n");
+}

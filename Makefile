@@ -45,6 +45,7 @@ $(B)/tilerun: $(B)/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 $(B)/tests/%: tests/%.c tests/check.h $(B)/libtilerun.a $(B)/libtilegen.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests $< $(filter %.c,$^) $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
+$(B)/tests/test_alloc: LIBS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 tests: $(TESTS)
 
 # libFuzzer targets, with clang; `make test` replays their corpus through tests/fuzz/replay.c instead.

@@ -1,0 +1,81 @@
+# The command line of tilegen as a user has it.
+. "$ROOT/tests/cli/tap.sh.inc"
+cd "$ROOT"
+T=$TEST_TMP
+
+all_models() { for m in mimo-v2.5-pro mimo-v2.6-flash demo llama-3.2-1b; do exits 0 "$TILEGEN" check "models/$m.yaml" || return 1; done; }
+check check_accepts_all_models all_models
+check check_every_target exits 0 "$TILEGEN" check demo demo/tp2 demo/h200 demo/h100-sxm llama-3.2-1b llama-3.2-1b/h200
+check check_flash_at_degree_2 exits 0 "$TILEGEN" check mimo-v2.6-flash/h200-tp2
+check check_a_schedule_alone exits 0 "$TILEGEN" check schedules/decode.lua
+check check_the_build_file exits 0 "$TILEGEN" check build.lua
+
+twice() {
+    exits 0 "$TILEGEN" build demo -o "$T/a" && exits 0 "$TILEGEN" build demo -o "$T/b" && cmp "$T/a/demo.bundle" "$T/b/demo.bundle"
+}
+check build_twice_gives_identical_bytes twice
+
+dump_back() { "$TILEGEN" dump "$1" --after=prog >"$T/prog" && "$TILEGEN" check - <"$T/prog"; }
+check dumped_prog_checks dump_back demo
+check dumped_prog_checks_at_degree_2 dump_back demo/tp2
+check dumped_gpu_prog_checks dump_back demo/h200
+every_pass() { for p in sched plan lower prog; do exits 0 "$TILEGEN" dump demo --after=$p && [ -s "$out" ] || return 1; done; }
+check dump_after_every_pass every_pass
+check explain_a_target exits 0 "$TILEGEN" explain mimo-v2.5-pro/h200-tp8
+explain_all() {
+    for code in $(grep -hoE 'DIAG\(E[0-9]{4}' tilegen/base/diag/*.def | cut -c6-); do
+        exits 0 "$TILEGEN" explain "$code" && [ "$(wc -l <"$out")" -ge 3 ] || return 1
+    done
+}
+check explain_every_code explain_all
+check help exits 0 "$TILEGEN" --help
+check help_of_a_command exits 0 "$TILEGEN" build --help
+check sku_list exits 0 "$TILEGEN" sku list
+
+import_build() {
+    exits 0 "$TILEGEN" import models/demo -o "$T/own.yaml" && exits 0 "$TILEGEN" build --model "$T/own.yaml" --sku host -o "$T/own"
+    [ -s "$T"/own/*.bundle ]
+}
+check import_then_build_without_a_line_of_yaml import_build
+
+check no_command complains 2 "no command" -- "$TILEGEN" frobnicate
+check unknown_option complains 2 "unknown option --frob" -- "$TILEGEN" check --frob demo
+check option_of_another_command complains 2 "no option --after" -- "$TILEGEN" build demo --after=prog
+check missing_value complains 2 "wants a value" -- "$TILEGEN" build demo -o
+check bad_degree complains 2 "--tp wants 1, 2, 4 or 8" -- "$TILEGEN" check demo --tp 3
+check unknown_target complains 1 "E03" "demo" -- "$TILEGEN" build dem
+check unknown_sku complains 1 "h200" -- "$TILEGEN" check demo --sku h20O
+check unknown_code_or_target complains 1 "E0999" -- "$TILEGEN" explain E0999
+check missing_file complains 1 "E0002" "nothing.yaml" -- "$TILEGEN" check nothing.yaml
+check a_folder_is_no_file complains 1 "E0002" -- "$TILEGEN" check --model models demo.lua
+check no_gpu_kernel_yet complains 1 "E0441" -- "$TILEGEN" build demo/h200 -o "$T"
+degree() { complains 1 "E0401" -- "$TILEGEN" check demo --tp 8; }
+check degree_that_does_not_divide degree
+
+printf 'return kernel "x" { steps = { op "qkv" { tile = 7 } } }\n' >"$T/tile.lua"
+check tile_that_does_not_divide complains 1 "E0405" "tile.lua:1" "divide" -- "$TILEGEN" check "$T/tile.lua"
+printf 'while true do end\n' >"$T/loop.lua"
+check endless_loop complains 1 "loop.lua:1" -- "$TILEGEN" check "$T/loop.lua"
+printf 'local s = "x" while true do s = s .. s end\n' >"$T/bomb.lua"
+check memory_bomb complains 1 "bomb.lua:1" -- "$TILEGEN" check "$T/bomb.lua"
+printf '\033Lua' >"$T/code.lua"
+check bytecode complains 1 "code.lua" -- "$TILEGEN" check "$T/code.lua"
+truncate -s 2G "$T/big.yaml"
+check two_gigabytes complains 1 "E0003" -- "$TILEGEN" check "$T/big.yaml"
+rm -f "$T/big.yaml"
+json() { exits 1 "$TILEGEN" check --diag=json "$T/tile.lua" && grep -q '"code": "E0405"' "$err"; }
+check diagnostics_as_json json
+
+# A full disk: no half-written bundle may stay. /dev/full cannot hold a staged file, a size limit can.
+full() {
+    mkdir -p "$T/full"
+    (ulimit -f 4 && trap '' XFSZ && "$TILEGEN" build demo -o "$T/full") 2>"$T/err"
+    [ $? -eq 3 ] && grep -q E0004 "$T/err" && [ -z "$(ls -A "$T/full")" ]
+}
+check disk_full_leaves_nothing full
+read_only() {
+    touch "$T/file"
+    complains 3 "E0004" -- "$TILEGEN" build demo -o "$T/file/sub"
+}
+check folder_that_cannot_be_made read_only
+finish

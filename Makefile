@@ -7,26 +7,26 @@ B := build$(if $(SANITIZER),/$(SANITIZER))
 CC := gcc
 CFLAGS := -O2 -g
 ifdef SANITIZER
-CFLAGS := -O1 -g -fsanitize=$(SANITIZER) -fno-omit-frame-pointer
+CFLAGS := -O1 -g -fsanitize=$(SANITIZER) -fno-omit-frame-pointer -Wno-format-truncation
 endif
 # -ffp-contract=off: a row's arithmetic must not depend on how a loop was vectorised.
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -pthread -MMD -MP \
   -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror \
-  -Itilegen -Itilegen/base -Iruntime -I$(B)/gen -isystem /usr/include/lua5.4 $(CFLAGS)
+  -Itilegen -Itilegen/base -Iruntime -isystem /usr/include/lua5.4 $(CFLAGS)
 # Static against the libraries, dynamic against libc alone: the programs run on any newer Linux.
 LIBS := -Wl,-Bstatic -llua5.4 -lyaml -ljansson -lpcre2-8 -Wl,-Bdynamic -lm -ldl -pthread
 
 GEN_SRC := $(wildcard tilegen/base/*.c) $(filter-out tilegen/main.c,$(wildcard tilegen/*.c))
 RUN_SRC := $(filter-out runtime/main.c,$(wildcard runtime/*.c))
-GEN_OBJ := $(GEN_SRC:%.c=$(B)/%.o)
-RUN_OBJ := $(RUN_SRC:%.c=$(B)/%.o)
+GEN_OBJ := $(GEN_SRC:%.c=$(B)/obj/%.o)
+RUN_OBJ := $(RUN_SRC:%.c=$(B)/obj/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: all demo test setup install fmt clean tests fuzzers update-golden
 all: $(B)/tilegen $(B)/tilerun
 
-$(B)/%.o: %.c
+$(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
@@ -36,9 +36,9 @@ $(B)/libtilegen.a: $(GEN_OBJ)
 $(B)/libtilerun.a: $(RUN_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
-$(B)/tilegen: $(B)/tilegen/main.o $(B)/libtilegen.a
+$(B)/tilegen: $(B)/obj/tilegen/main.o $(B)/libtilegen.a
 	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@
-$(B)/tilerun: $(B)/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
+$(B)/tilerun: $(B)/obj/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@
 
 # A test is one program; it prints TAP lines (see tests/check.h).

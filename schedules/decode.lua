@@ -21,7 +21,9 @@ local function tile_of(unit, least, outputs, other)
     for tile = ceil_div(math.max(least, 1), step) * step, outputs, step do
         if outputs % tile == 0 and (other or outputs) % tile == 0 then return tile end
     end
-    return outputs
+    for tile = math.min(least, outputs), 1, -1 do
+        if outputs % tile == 0 and (other or outputs) % tile == 0 then return tile end
+    end
 end
 
 -- A tile that gives each worker about `waves` tasks of an op.
@@ -42,7 +44,6 @@ local steps = {
     op "o_proj"    { tile = hidden },
     op "reduce"    { tile = hidden },
     op "head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) },
-    op "sample"    { tile = 1 },
 }
 local function add(step) steps[#steps + 1] = step end
 

@@ -49,7 +49,8 @@ static const char *text_field(lua_State *lua, const char *key) {
 static double real_field(lua_State *lua, const char *key, double lo, double hi) {
     lua_getfield(lua, 1, key);
     double value = lua_tonumber(lua, -1);
-    if (lua_type(lua, -1) != LUA_TNUMBER || !(value >= lo && value <= hi)) box_fail(lua, E0302, key, "%s wants a number from %g to %g", key, lo, hi);
+    if (lua_type(lua, -1) != LUA_TNUMBER || !(value >= lo && value <= hi))
+        box_fail(lua, E0302, key, "%s wants a number from %g to %g", key, lo, hi);
     lua_pop(lua, 1);
     return value;
 }
@@ -65,15 +66,18 @@ static int64_t integer_field(lua_State *lua, const char *key, int64_t lo, int64_
 }
 
 static int sku_fields(lua_State *lua) {
-    static const char *const keys[] = {"arch", "workers", "shared_memory", "registers", "memory", "l2", "bandwidth", "clock"};
+    static const char *const keys[] = {"arch",   "workers", "shared_memory", "registers",
+                                       "memory", "l2",      "bandwidth",     "clock"};
     Run *run = run_of(lua);
     only(lua, keys, sizeof keys / sizeof *keys);
     const char *name = arena_text(run->ctx->arena, lua_tostring(lua, lua_upvalueindex(1)));
     for (size_t i = 0; i < run->skus.count; i++)
-        if (strcmp(run->skus.at[i].name, name) == 0) box_fail(lua, E0302, name, "the SKU \"%s\" stands here twice", name);
+        if (strcmp(run->skus.at[i].name, name) == 0)
+            box_fail(lua, E0302, name, "the SKU \"%s\" stands here twice", name);
     Sku sku = {.name = name, .arch = text_field(lua, "arch"), .span = box_span(lua, name)};
     bool host = strcmp(sku.arch, "host") == 0;
-    if (!host && strcmp(sku.arch, "sm_90a") != 0) box_fail(lua, E0302, "arch", "arch is \"host\" or \"sm_90a\", not \"%s\"", sku.arch);
+    if (!host && strcmp(sku.arch, "sm_90a") != 0)
+        box_fail(lua, E0302, "arch", "arch is \"host\" or \"sm_90a\", not \"%s\"", sku.arch);
     sku.workers = (int)integer_field(lua, "workers", 1, 1024, -1);
     sku.shared_memory = (int)integer_field(lua, "shared_memory", 0, 1 << 20, host ? 0 : -1);
     sku.registers = (int)integer_field(lua, "registers", 0, 1 << 20, host ? 0 : -1);
@@ -91,9 +95,14 @@ static int target_fields(lua_State *lua) {
     only(lua, keys, sizeof keys / sizeof *keys);
     const char *name = arena_text(run->ctx->arena, lua_tostring(lua, lua_upvalueindex(1)));
     for (size_t i = 0; i < run->targets.count; i++)
-        if (strcmp(run->targets.at[i].name, name) == 0) box_fail(lua, E0302, name, "the target \"%s\" stands here twice", name);
-    Target target = {.name = name, .model = text_field(lua, "model"), .schedule = text_field(lua, "schedule"), .sku = text_field(lua, "sku"),
-                     .tp = (int)integer_field(lua, "tp", 1, 8, 1), .span = box_span(lua, name)};
+        if (strcmp(run->targets.at[i].name, name) == 0)
+            box_fail(lua, E0302, name, "the target \"%s\" stands here twice", name);
+    Target target = {.name = name,
+                     .model = text_field(lua, "model"),
+                     .schedule = text_field(lua, "schedule"),
+                     .sku = text_field(lua, "sku"),
+                     .tp = (int)integer_field(lua, "tp", 1, 8, 1),
+                     .span = box_span(lua, name)};
     LIST_ADD(run->ctx->arena, &run->targets, target);
     return 0;
 }
@@ -128,7 +137,8 @@ Build *build_read(Ctx *ctx, Source *source, const char *folder) {
     box_close(run->box);
     if (!ok) return NULL;
     Build *build = ARENA_NEW(ctx->arena, Build);
-    *build = (Build){run->skus.at, run->skus.count, run->targets.at, run->targets.count, arena_text(ctx->arena, folder)};
+    *build =
+        (Build){run->skus.at, run->skus.count, run->targets.at, run->targets.count, arena_text(ctx->arena, folder)};
     for (size_t i = 0; i < build->target_count; i++)
         if (!build_sku(ctx, build, build->targets[i].sku, build->targets[i].span)) return NULL;
     return build;
@@ -142,8 +152,10 @@ const Sku *build_sku(Ctx *ctx, const Build *build, const char *name, Span span) 
     }
     const char *near = text_nearest(name, names, build->sku_count);
     diag_error(ctx, E0303, span, "no SKU \"%s\"", name);
-    if (near) diag_help(ctx, "did you mean \"%s\"?", near);
-    else diag_help(ctx, "`tilegen sku list` shows them");
+    if (near)
+        diag_help(ctx, "did you mean \"%s\"?", near);
+    else
+        diag_help(ctx, "`tilegen sku list` shows them");
     return NULL;
 }
 

@@ -34,8 +34,10 @@ static void budget_spent(lua_State *lua, lua_Debug *debug) {
 // Numbers, strings, booleans: as Lua does. Others by their type alone: addresses differ from run to run.
 static int safe_tostring(lua_State *lua) {
     int type = lua_type(lua, 1);
-    if (type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN || type == LUA_TNIL) luaL_tolstring(lua, 1, NULL);
-    else lua_pushstring(lua, lua_typename(lua, type));
+    if (type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN || type == LUA_TNIL)
+        luaL_tolstring(lua, 1, NULL);
+    else
+        lua_pushstring(lua, lua_typename(lua, type));
     return 1;
 }
 
@@ -163,8 +165,9 @@ static void keep(lua_State *lua, const char *library, const char *const *names) 
 
 static int open_library(lua_State *lua) {
     static const char *const string_names[] = {"upper", "lower", "sub", "len", "byte", "char", "reverse", NULL};
-    static const char *const math_names[] = {"abs", "ceil", "floor", "max", "min", "sqrt", "log", "exp", "fmod",
-                                             "tointeger", "type", "huge", "maxinteger", "mininteger", "pi", NULL};
+    static const char *const math_names[] = {"abs",        "ceil",       "floor", "max",       "min",  "sqrt",
+                                             "log",        "exp",        "fmod",  "tointeger", "type", "huge",
+                                             "maxinteger", "mininteger", "pi",    NULL};
     static const char *const table_names[] = {"insert", "remove", "concat", "unpack", NULL};
     static const char *const base_names[] = {"assert", "error", "ipairs", "next", "select", "tonumber", "type", NULL};
     luaL_requiref(lua, "_G", luaopen_base, 1);
@@ -249,7 +252,8 @@ Span box_span(lua_State *lua, const char *word) {
     }
     size_t length = strcspn(at, "\n"), indent = strspn(at, " \t");
     const char *found = word ? strstr(at, word) : NULL;
-    if (found && (size_t)(found - at) < length) return (Span){source, (uint32_t)line, (uint32_t)(found - at) + 1, (uint32_t)strlen(word)};
+    if (found && (size_t)(found - at) < length)
+        return (Span){source, (uint32_t)line, (uint32_t)(found - at) + 1, (uint32_t)strlen(word)};
     if (indent >= length) indent = 0;
     return (Span){source, (uint32_t)line, (uint32_t)indent + 1, (uint32_t)(length > indent ? length - indent : 1)};
 }
@@ -292,7 +296,8 @@ static void report(LuaBox *box, const char *message, DiagCode code) {
         size_t offset = 0;
         for (unsigned i = 1; i < line && offset < box->source->length; i++)
             offset += strcspn(box->source->text + offset, "\n") + 1;
-        size_t indent = strspn(box->source->text + offset, " \t"), length = strcspn(box->source->text + offset + indent, "\n");
+        size_t indent = strspn(box->source->text + offset, " \t"),
+               length = strcspn(box->source->text + offset + indent, "\n");
         span.col = (uint32_t)indent + 1;
         span.length = (uint32_t)(length ? length : 1);
     }
@@ -307,7 +312,8 @@ bool box_run(LuaBox *box, lua_CFunction body, void *user, DiagCode code) {
     if (status == LUA_OK) return true;
     if (box->system_out) ctx_out_of_memory(box->ctx);
     if (status == LUA_ERRMEM) {
-        diag_error(box->ctx, code, (Span){box->source, 1, 1, 1}, "the script wants more than its %zu MB of memory", box->cap >> 20);
+        diag_error(box->ctx, code, (Span){box->source, 1, 1, 1}, "the script wants more than its %zu MB of memory",
+                   box->cap >> 20);
     } else if (lua_touserdata(lua, -1) != &reported) {
         const char *message = lua_tostring(lua, -1);
         report(box, message ? message : "the script raised an error that is no text", code);

@@ -24,7 +24,9 @@ static bool config_open(Ctx *ctx, const char *folder, const char *file, Config *
     out->root = json_loadb(source->text, source->length, JSON_REJECT_DUPLICATES, &error);
     if (!out->root) {
         if (json_error_code(&error) == json_error_out_of_memory) ctx_out_of_memory(ctx);
-        diag_error(ctx, E0121, (Span){source, (uint32_t)(error.line > 0 ? error.line : 1), (uint32_t)(error.column > 0 ? error.column : 1), 1},
+        diag_error(ctx, E0121,
+                   (Span){source, (uint32_t)(error.line > 0 ? error.line : 1),
+                          (uint32_t)(error.column > 0 ? error.column : 1), 1},
                    "not valid JSON: %s", error.text);
         return false;
     }
@@ -106,7 +108,8 @@ static int rotary_of(Config *c, int dim) {
 
 static void import_dtypes(Config *c, Model *m) {
     json_t *quant = find(c, "quantization_config");
-    m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype = DTYPE_BF16;
+    m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype =
+        DTYPE_BF16;
     if (m->family == FAMILY_MIMO_V2) m->router_dtype = DTYPE_F32;
     const char *router = text_of(c, "moe_router_dtype", NULL);
     if (router && strncmp(router, "bf", 2) == 0) m->router_dtype = DTYPE_BF16;
@@ -115,8 +118,9 @@ static void import_dtypes(Config *c, Model *m) {
     const char *store = json_string_value(json_object_get(quant, "store_dtype"));
     refuse_unless(c, method && strcmp(method, "fp8") == 0, "quantization_config.quant_method");
     json_t *block = json_object_get(quant, "weight_block_size");
-    refuse_unless(c, json_integer_value(json_array_get(block, 0)) == 128 && json_integer_value(json_array_get(block, 1)) == 128,
-                  "quantization_config.weight_block_size");
+    refuse_unless(
+        c, json_integer_value(json_array_get(block, 0)) == 128 && json_integer_value(json_array_get(block, 1)) == 128,
+        "quantization_config.weight_block_size");
     m->qkv_dtype = m->dense_dtype = DTYPE_FP8;
     m->experts_dtype = store && strcmp(store, "mxfp4") == 0 ? DTYPE_MXFP4 : DTYPE_FP8;
 }
@@ -126,18 +130,32 @@ static void import_mimo(Config *c, Model *m) {
     m->eps = real_of(c, "layernorm_epsilon", real_of(c, "rms_norm_eps", 1e-5));
     m->dense_inner = required(c, "intermediate_size");
     Attention *full = &m->attention[ATTENTION_FULL], *window = &m->attention[ATTENTION_WINDOW];
-    int heads = required(c, "num_attention_heads"), kv = required(c, "num_key_value_heads"), dim = required(c, "head_dim");
+    int heads = required(c, "num_attention_heads"), kv = required(c, "num_key_value_heads"),
+        dim = required(c, "head_dim");
     int v = int_of(c, "v_head_dim", dim);
     double value_scale = real_of(c, "attention_value_scale", 1);
-    *full = (Attention){.heads = heads, .kv_heads = kv, .qk_dim = dim, .v_dim = v, .value_scale = value_scale,
-                        .sink = flag_of(c, "add_full_attention_sink_bias", false),
-                        .rope = {.rotary = rotary_of(c, dim), .theta = real_of(c, "rope_theta", 1e7), .factor = 1, .low = 1, .high = 4}};
+    *full = (Attention){
+        .heads = heads,
+        .kv_heads = kv,
+        .qk_dim = dim,
+        .v_dim = v,
+        .value_scale = value_scale,
+        .sink = flag_of(c, "add_full_attention_sink_bias", false),
+        .rope = {
+            .rotary = rotary_of(c, dim), .theta = real_of(c, "rope_theta", 1e7), .factor = 1, .low = 1, .high = 4}};
     int swa_dim = int_of(c, "swa_head_dim", dim);
-    *window = (Attention){.heads = int_of(c, "swa_num_attention_heads", heads), .kv_heads = int_of(c, "swa_num_key_value_heads", kv),
-                          .qk_dim = swa_dim, .v_dim = int_of(c, "swa_v_head_dim", v), .value_scale = value_scale,
+    *window = (Attention){.heads = int_of(c, "swa_num_attention_heads", heads),
+                          .kv_heads = int_of(c, "swa_num_key_value_heads", kv),
+                          .qk_dim = swa_dim,
+                          .v_dim = int_of(c, "swa_v_head_dim", v),
+                          .value_scale = value_scale,
                           .window = int_of(c, "sliding_window", int_of(c, "sliding_window_size", 128)),
                           .sink = flag_of(c, "add_swa_attention_sink_bias", true),
-                          .rope = {.rotary = rotary_of(c, swa_dim), .theta = real_of(c, "swa_rope_theta", 1e4), .factor = 1, .low = 1, .high = 4}};
+                          .rope = {.rotary = rotary_of(c, swa_dim),
+                                   .theta = real_of(c, "swa_rope_theta", 1e4),
+                                   .factor = 1,
+                                   .low = 1,
+                                   .high = 4}};
     bool any[ATTENTION_KINDS] = {false}, dense = false, experts = false;
     for (int i = 0; i < m->layer_count && c->ok; i++) {
         m->layers[i].attention = list_entry(c, "hybrid_layer_pattern", i, 0) ? ATTENTION_WINDOW : ATTENTION_FULL;
@@ -156,11 +174,14 @@ static void import_mimo(Config *c, Model *m) {
     if (!experts) return;
     const char *score = text_of(c, "scoring_func", "sigmoid"), *method = text_of(c, "topk_method", "noaux_tc");
     refuse_unless(c, strcmp(score, "sigmoid") == 0 || strcmp(score, "softmax") == 0, "scoring_func");
-    m->experts = (Experts){.count = required(c, "n_routed_experts"), .top_k = required(c, "num_experts_per_tok"),
-                           .inner = required(c, "moe_intermediate_size"), .activation = {1, 0},
+    m->experts = (Experts){.count = required(c, "n_routed_experts"),
+                           .top_k = required(c, "num_experts_per_tok"),
+                           .inner = required(c, "moe_intermediate_size"),
+                           .activation = {1, 0},
                            .score = strcmp(score, "softmax") == 0 ? SCORE_SOFTMAX : SCORE_SIGMOID,
                            .selection_bias = strcmp(method, "noaux_tc") == 0,
-                           .renormalise = flag_of(c, "norm_topk_prob", true), .scale = real_of(c, "routed_scaling_factor", 1)};
+                           .renormalise = flag_of(c, "norm_topk_prob", true),
+                           .scale = real_of(c, "routed_scaling_factor", 1)};
 }
 
 static void import_llama(Config *c, Model *m) {
@@ -182,8 +203,12 @@ static void import_llama(Config *c, Model *m) {
         rope.original = int_of(&inner, "original_max_position_embeddings", 8192);
         c->ok &= inner.ok;
     }
-    m->attention[ATTENTION_FULL] = (Attention){.heads = heads, .kv_heads = int_of(c, "num_key_value_heads", heads), .qk_dim = dim,
-                                               .v_dim = dim, .value_scale = 1, .rope = rope};
+    m->attention[ATTENTION_FULL] = (Attention){.heads = heads,
+                                               .kv_heads = int_of(c, "num_key_value_heads", heads),
+                                               .qk_dim = dim,
+                                               .v_dim = dim,
+                                               .value_scale = 1,
+                                               .rope = rope};
     refuse_unless(c, !flag_of(c, "attention_bias", false), "attention_bias");
     refuse_unless(c, !flag_of(c, "mlp_bias", false), "mlp_bias");
 }
@@ -197,21 +222,32 @@ static void import_drafter(Config *c, Model *m) {
     m->has_drafter = true;
     int heads = required(c, "num_attention_heads"), dim = required(c, "head_dim");
     int window = int_of(&inner, "swa_window_size", int_of(c, "sliding_window", 0));
-    *d = (Drafter){.layers = required(c, "num_hidden_layers"), .block = int_of(c, "block_size", int_of(&inner, "block_size", 8)),
-                   .inner = required(c, "intermediate_size"), .mask_token = required(&inner, "mask_token_id"),
-                   .causal = flag_of(c, "is_causal", false), .eps = real_of(c, "rms_norm_eps", real_of(c, "layernorm_epsilon", m->eps)),
-                   .activation = {1, 0}, .dtype = DTYPE_BF16};
-    d->attention = (Attention){.heads = heads, .kv_heads = required(c, "num_key_value_heads"), .qk_dim = dim,
-                               .v_dim = int_of(c, "v_head_dim", dim), .window = window, .qk_norm = true,
-                               .sink = flag_of(&inner, "attention_sink_bias", flag_of(c, "add_swa_attention_sink_bias", false)),
-                               .value_scale = real_of(&inner, "attention_value_scale", real_of(c, "attention_value_scale", 1)),
-                               .rope = {.rotary = rotary_of(c, dim), .theta = real_of(c, "rope_theta", 1e4), .factor = 1, .low = 1, .high = 4}};
+    *d = (Drafter){.layers = required(c, "num_hidden_layers"),
+                   .block = int_of(c, "block_size", int_of(&inner, "block_size", 8)),
+                   .inner = required(c, "intermediate_size"),
+                   .mask_token = required(&inner, "mask_token_id"),
+                   .causal = flag_of(c, "is_causal", false),
+                   .eps = real_of(c, "rms_norm_eps", real_of(c, "layernorm_epsilon", m->eps)),
+                   .activation = {1, 0},
+                   .dtype = DTYPE_BF16};
+    d->attention = (Attention){
+        .heads = heads,
+        .kv_heads = required(c, "num_key_value_heads"),
+        .qk_dim = dim,
+        .v_dim = int_of(c, "v_head_dim", dim),
+        .window = window,
+        .qk_norm = true,
+        .sink = flag_of(&inner, "attention_sink_bias", flag_of(c, "add_swa_attention_sink_bias", false)),
+        .value_scale = real_of(&inner, "attention_value_scale", real_of(c, "attention_value_scale", 1)),
+        .rope = {
+            .rotary = rotary_of(c, dim), .theta = real_of(c, "rope_theta", 1e4), .factor = 1, .low = 1, .high = 4}};
     json_t *taps = json_object_get(inner.root, "target_layer_ids");
     if (!json_is_array(taps) || json_array_size(taps) > MAX_TAPS) {
         diag_error(c->ctx, E0121, c->span, "no list \"target_layer_ids\" of at most %d layers", MAX_TAPS);
         c->ok = false;
     }
-    for (size_t i = 0; c->ok && i < json_array_size(taps); i++) d->taps[d->tap_count++] = (int)json_integer_value(json_array_get(taps, i));
+    for (size_t i = 0; c->ok && i < json_array_size(taps); i++)
+        d->taps[d->tap_count++] = (int)json_integer_value(json_array_get(taps, i));
     c->ok &= inner.ok;
 }
 
@@ -229,15 +265,18 @@ static bool import_target(Config *c, Model *m, const char *folder) {
     m->name = slash ? slash + 1 : name;
     if (!m->name[0] || m->name[0] == '.') m->name = "model";
     for (char *s = name; *s; s++)
-        if (!((*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') || strchr("._-/", *s))) *s = '_';
+        if (!((*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') || strchr("._-/", *s)))
+            *s = '_';
     if (c->ok && (m->layer_count < 1 || m->layer_count > MAX_LAYERS)) {
         diag_error(c->ctx, E0121, c->span, "%d layers; 1 to %d are supported", m->layer_count, MAX_LAYERS);
         c->ok = false;
     }
     refuse_unless(c, strcmp(text_of(c, "hidden_act", "silu"), "silu") == 0, "hidden_act");
     if (!c->ok) return false;
-    if (strncmp(type, "mimo_v2", 7) == 0) import_mimo(c, m);
-    else if (strcmp(type, "llama") == 0) import_llama(c, m);
+    if (strncmp(type, "mimo_v2", 7) == 0)
+        import_mimo(c, m);
+    else if (strcmp(type, "llama") == 0)
+        import_llama(c, m);
     else {
         diag_error(c->ctx, E0122, c->span, "the model type \"%s\" is not supported", type);
         diag_help(c->ctx, "mimo_v2 and llama are");

@@ -62,8 +62,10 @@ static void read_field(Reader *r, const YamlNode *node, const Field *field, char
         break;
     case FIELD_REAL:
         snprintf(wanted, sizeof wanted, "a number from %g to %g", field->lo, field->hi);
-        if (!read_number(node, &number) || number < field->lo || number > field->hi) wrong(r, node, field->key, wanted);
-        else *(double *)at = number;
+        if (!read_number(node, &number) || number < field->lo || number > field->hi)
+            wrong(r, node, field->key, wanted);
+        else
+            *(double *)at = number;
         break;
     case FIELD_BOOL:
         if (!read_bool(node, (bool *)at)) wrong(r, node, field->key, "true or false");
@@ -78,17 +80,23 @@ static void read_field(Reader *r, const YamlNode *node, const Field *field, char
     case FIELD_DTYPE: {
         static const char *const names[] = {"f32", "bf16", "fp8", "mxfp4"};
         static const Dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_FP8, DTYPE_MXFP4};
-        if (!read_word(node, names, 4, &word)) wrong(r, node, field->key, "f32, bf16, fp8 or mxfp4");
-        else *(Dtype *)at = dtypes[word];
+        if (!read_word(node, names, 4, &word))
+            wrong(r, node, field->key, "f32, bf16, fp8 or mxfp4");
+        else
+            *(Dtype *)at = dtypes[word];
         break;
     }
     case FIELD_SCORE:
-        if (!read_word(node, SCORE_NAMES, 2, &word)) wrong(r, node, field->key, "sigmoid or softmax");
-        else *(Score *)at = (Score)word;
+        if (!read_word(node, SCORE_NAMES, 2, &word))
+            wrong(r, node, field->key, "sigmoid or softmax");
+        else
+            *(Score *)at = (Score)word;
         break;
     case FIELD_FAMILY:
-        if (!read_word(node, FAMILY_NAMES, 2, &word)) wrong(r, node, field->key, "mimo_v2 or llama");
-        else *(Family *)at = (Family)word;
+        if (!read_word(node, FAMILY_NAMES, 2, &word))
+            wrong(r, node, field->key, "mimo_v2 or llama");
+        else
+            *(Family *)at = (Family)word;
         break;
     }
 }
@@ -138,9 +146,11 @@ static void read_fields(Reader *r, const YamlNode *map, const char *where, const
         for (int u = 0; u < UNSUPPORTED && !known; u++) {
             if (strcmp(key, unsupported[u].key) != 0) continue;
             known = true;
-            if (map->items[i]->kind == YAML_SCALAR && strcmp(map->items[i]->text, unsupported[u].neutral) == 0) continue;
+            if (map->items[i]->kind == YAML_SCALAR && strcmp(map->items[i]->text, unsupported[u].neutral) == 0)
+                continue;
             r->ok = false;
-            diag_error(r->ctx, E0114, map->items[i]->span, "%s is not supported yet but as %s", key, unsupported[u].neutral);
+            diag_error(r->ctx, E0114, map->items[i]->span, "%s is not supported yet but as %s", key,
+                       unsupported[u].neutral);
         }
         if (known) continue;
         r->ok = false;
@@ -223,7 +233,8 @@ static void read_layers(Reader *r, const YamlNode *root, Model *m) {
     YamlNode *full = child(attention, "full"), *window = child(attention, "window");
     if (full) read_attention(r, full, "attention.full", &m->attention[ATTENTION_FULL], true);
     if (window) read_attention(r, window, "attention.window", &m->attention[ATTENTION_WINDOW], false);
-    for (int i = 0; i < m->layer_count; i++) m->layers[i].attention = full && !window ? ATTENTION_FULL : ATTENTION_WINDOW;
+    for (int i = 0; i < m->layer_count; i++)
+        m->layers[i].attention = full && !window ? ATTENTION_FULL : ATTENTION_WINDOW;
     YamlNode *full_layers = full && full->kind == YAML_MAP ? child(full, "layers") : NULL;
     if (full_layers) {
         for (int i = 0; i < m->layer_count; i++) m->layers[i].attention = ATTENTION_WINDOW;
@@ -272,7 +283,8 @@ Model *model_read(Ctx *ctx, Source *source) {
     read_fields(&r, root, "the model", &MODEL_FIELDS, m, others);
     if (root->kind != YAML_MAP || m->layer_count < 1) return NULL;
     if (!m->tokenizer) m->tokenizer = "tokenizer.json";
-    m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype = DTYPE_BF16;
+    m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype =
+        DTYPE_BF16;
     YamlNode *dtypes = child(root, "dtypes"), *drafter = child(root, "drafter");
     if (dtypes) read_fields(&r, dtypes, "dtypes", &DTYPE_FIELDS, m, NO_OTHERS);
     read_layers(&r, root, m);

@@ -86,8 +86,8 @@ const FieldTable DRAFTER_FIELDS = {drafter_fields, COUNT(drafter_fields)};
 
 static bool attention_rules(Ctx *ctx, const Attention *a, const char *where, Span file) {
     RULE(a->heads % a->kv_heads == 0, "%s: %d heads are not a multiple of %d kv_heads", where, a->heads, a->kv_heads);
-    RULE(a->rope.rotary % 2 == 0 && a->rope.rotary <= a->qk_dim,
-         "%s: rotary %d must be even and at most qk_dim %d", where, a->rope.rotary, a->qk_dim);
+    RULE(a->rope.rotary % 2 == 0 && a->rope.rotary <= a->qk_dim, "%s: rotary %d must be even and at most qk_dim %d",
+         where, a->rope.rotary, a->qk_dim);
     RULE(a->rope.factor == 1 || (a->rope.original > 0 && a->rope.high > a->rope.low),
          "%s: a rope factor needs original, and low below high", where);
     return true;
@@ -102,7 +102,8 @@ bool model_rules(Ctx *ctx, const Model *m, Span file) {
     }
     const Attention *full = &m->attention[ATTENTION_FULL], *window = &m->attention[ATTENTION_WINDOW];
     RULE(!kinds[ATTENTION_FULL] || full->heads, "layers use full attention, but attention.full is not described");
-    RULE(!kinds[ATTENTION_WINDOW] || window->heads, "layers use window attention, but attention.window is not described");
+    RULE(!kinds[ATTENTION_WINDOW] || window->heads,
+         "layers use window attention, but attention.window is not described");
     RULE(kinds[ATTENTION_FULL] || !full->heads, "attention.full is described, but no layer uses it");
     RULE(kinds[ATTENTION_WINDOW] || !window->heads, "attention.window is described, but no layer uses it");
     if (full->heads && !attention_rules(ctx, full, "attention.full", file)) return false;
@@ -113,13 +114,15 @@ bool model_rules(Ctx *ctx, const Model *m, Span file) {
         RULE(full->heads == window->heads && full->qk_dim == window->qk_dim && full->v_dim == window->v_dim,
              "heads, qk_dim and v_dim must be the same for both kinds of attention; they share one o_proj shape");
     if (m->family == FAMILY_MIMO_V2 && full->heads && window->heads)
-        RULE(window->kv_heads % full->kv_heads == 0, "kv_heads %d of the window layers are not a multiple of the %d chunks of the fused qkv",
-             window->kv_heads, full->kv_heads);
+        RULE(window->kv_heads % full->kv_heads == 0,
+             "kv_heads %d of the window layers are not a multiple of the %d chunks of the fused qkv", window->kv_heads,
+             full->kv_heads);
     RULE(!dense || m->dense_inner, "layers use a dense MLP, but dense.inner is not given");
     RULE(!experts || m->experts.count, "layers use experts, but experts is not described");
     RULE(experts || !m->experts.count, "experts is described, but every layer is listed in dense.layers");
     if (m->experts.count) {
-        RULE(m->experts.top_k <= m->experts.count, "experts.top_k %d is more than experts.count %d", m->experts.top_k, m->experts.count);
+        RULE(m->experts.top_k <= m->experts.count, "experts.top_k %d is more than experts.count %d", m->experts.top_k,
+             m->experts.count);
         RULE(m->experts_dtype != DTYPE_MXFP4 || (m->experts.inner % 32 == 0 && m->hidden % 32 == 0),
              "mxfp4 experts need hidden and experts.inner in multiples of 32");
     }

@@ -316,7 +316,11 @@ static bool pool(Parse *p, int number_wanted, Pool *out) {
     if (index != number_wanted) return fail(p, p->at, "pool %d is wanted here", number_wanted);
     if (!(out->name = name(p, false))) return false;
     if (!expect(p, "keys") || !number(p, &out->keys) || !expect(p, "top") || !number(p, &out->top)) return false;
-    if (!expect(p, "publisher") || !expect(p, "s") || !number(p, &out->publisher)) return false;
+    if (!expect(p, "publisher")) return false;
+    skip_spaces(p);
+    if (*p->at != 's') return fail(p, p->at, "a step like s3 is wanted here");
+    p->at++;
+    if (!number(p, &out->publisher)) return false;
     if (accept(p, "dynamic"))
         out->claim = CLAIM_DYNAMIC;
     else if (!expect(p, "static"))

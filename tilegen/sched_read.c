@@ -44,17 +44,19 @@ static int unknown_field(lua_State *lua) { // upvalue: the hidden table
     box_fail(lua, E0206, key, "no field \"%s\" here", key);
 }
 
-static int read_only(lua_State *lua) { box_fail(lua, E0207, luaL_tolstring(lua, 2, NULL), "model, sku and tunables are read, not written"); }
+static int read_only(lua_State *lua) {
+    box_fail(lua, E0207, luaL_tolstring(lua, 2, NULL), "model, sku and tunables are read, not written");
+}
 
 // Replaces the table at the top by a read-only view of it.
 static void freeze(lua_State *lua) {
     lua_newtable(lua);
     lua_newtable(lua);
-    lua_newtable(lua);           // table, view, meta, fallback meta
+    lua_newtable(lua); // table, view, meta, fallback meta
     lua_pushvalue(lua, -4);
     lua_pushcclosure(lua, unknown_field, 1);
     lua_setfield(lua, -2, "__index");
-    lua_setmetatable(lua, -4);   // the hidden table answers unknown keys
+    lua_setmetatable(lua, -4); // the hidden table answers unknown keys
     lua_pushvalue(lua, -3);
     lua_setfield(lua, -2, "__index");
     lua_pushcfunction(lua, read_only);
@@ -81,8 +83,10 @@ static void push_attention(lua_State *lua, const Attention *a) {
 
 // A kind that the model has not reads as false, so that a schedule can ask.
 static void set_attention(lua_State *lua, const char *key, const Attention *a) {
-    if (a->heads) push_attention(lua, a);
-    else lua_pushboolean(lua, 0);
+    if (a->heads)
+        push_attention(lua, a);
+    else
+        lua_pushboolean(lua, 0);
     lua_setfield(lua, -2, key);
 }
 
@@ -156,7 +160,8 @@ static void push_range(lua_State *lua, const int64_t *values, size_t count, int6
 }
 
 static int lua_pow2(lua_State *lua) {
-    int64_t lo = box_integer(lua, 1, "pow2", 1, (int64_t)1 << 40, E0210), hi = box_integer(lua, 2, "pow2", lo, (int64_t)1 << 40, E0210);
+    int64_t lo = box_integer(lua, 1, "pow2", 1, (int64_t)1 << 40, E0210),
+            hi = box_integer(lua, 2, "pow2", lo, (int64_t)1 << 40, E0210);
     int64_t otherwise = box_integer(lua, 3, "pow2", lo, hi, E0210), values[64];
     size_t count = 0;
     if (lo & (lo - 1)) box_fail(lua, E0210, "pow2", "pow2 begins at a power of two, not at %lld", (long long)lo);
@@ -166,7 +171,8 @@ static int lua_pow2(lua_State *lua) {
 }
 
 static int lua_range(lua_State *lua) {
-    int64_t lo = box_integer(lua, 1, "range", -(1 << 30), 1 << 30, E0210), hi = box_integer(lua, 2, "range", lo, 1 << 30, E0210);
+    int64_t lo = box_integer(lua, 1, "range", -(1 << 30), 1 << 30, E0210),
+            hi = box_integer(lua, 2, "range", lo, 1 << 30, E0210);
     int64_t otherwise = box_integer(lua, 3, "range", lo, hi, E0210);
     int64_t step = lua_isnoneornil(lua, 4) ? 1 : box_integer(lua, 4, "range", 1, 1 << 30, E0210);
     if ((hi - lo) / step >= MAX_VALUES) box_fail(lua, E0210, "range", "a range of more than %d values", MAX_VALUES);
@@ -189,7 +195,9 @@ static int lua_choice(lua_State *lua) {
         values[i] = box_integer(lua, -1, "choice", -((int64_t)1 << 40), (int64_t)1 << 40, E0210);
         lua_pop(lua, 1);
     }
-    int64_t otherwise = lua_isnoneornil(lua, 2) ? values[0] : box_integer(lua, 2, "choice", -((int64_t)1 << 40), (int64_t)1 << 40, E0210);
+    int64_t otherwise = lua_isnoneornil(lua, 2)
+                            ? values[0]
+                            : box_integer(lua, 2, "choice", -((int64_t)1 << 40), (int64_t)1 << 40, E0210);
     push_range(lua, values, (size_t)length, otherwise, "choice");
     return 1;
 }
@@ -208,7 +216,8 @@ static bool tunable_allows(const Tunable *t, int64_t value) {
 
 static const char *tunable_range(Run *run, const Tunable *t) {
     Text text = text_new(run->ctx->arena);
-    for (size_t i = 0; i < t->value_count && i < 12; i++) text_printf(&text, "%s%lld", i ? ", " : "", (long long)t->values[i]);
+    for (size_t i = 0; i < t->value_count && i < 12; i++)
+        text_printf(&text, "%s%lld", i ? ", " : "", (long long)t->values[i]);
     if (t->value_count > 12) text_printf(&text, ", ... %lld", (long long)t->values[t->value_count - 1]);
     return text.at;
 }
@@ -251,7 +260,8 @@ static int tunable_get(lua_State *lua) {
 
 static int lua_tune(lua_State *lua) {
     Run *run = run_of(lua);
-    if (lua_type(lua, 1) != LUA_TTABLE) box_fail(lua, E0210, "tune", "tune wants a table: tune { tile = pow2(32, 256, 64) }");
+    if (lua_type(lua, 1) != LUA_TTABLE)
+        box_fail(lua, E0210, "tune", "tune wants a table: tune { tile = pow2(32, 256, 64) }");
     if (run->tuned) box_fail(lua, E0210, "tune", "tunables are declared once");
     run->tuned = true;
     box_sorted_keys(lua, 1);
@@ -317,7 +327,8 @@ static int on_values(lua_State *lua) {
         int64_t value = box_integer(lua, -1, t->name, -((int64_t)1 << 40), (int64_t)1 << 40, E0211);
         lua_pop(lua, 1);
         if (!tunable_allows(t, value))
-            box_fail(lua, E0211, t->name, "%s = %lld is outside the declared range: %s", t->name, (long long)value, tunable_range(run, t));
+            box_fail(lua, E0211, t->name, "%s = %lld is outside the declared range: %s", t->name, (long long)value,
+                     tunable_range(run, t));
         if ((arch || sku) && t->origin <= origin) {
             t->value = value;
             t->origin = origin;
@@ -327,7 +338,8 @@ static int on_values(lua_State *lua) {
 }
 
 static int lua_on(lua_State *lua) {
-    if (lua_type(lua, 1) != LUA_TSTRING) box_fail(lua, E0210, "on", "on wants the name of an architecture or SKU: on \"h200\" {...}");
+    if (lua_type(lua, 1) != LUA_TSTRING)
+        box_fail(lua, E0210, "on", "on wants the name of an architecture or SKU: on \"h200\" {...}");
     lua_pushvalue(lua, 1);
     lua_pushcclosure(lua, on_values, 1);
     return 1;
@@ -358,7 +370,8 @@ static int find_word(const char *const *words, int count, const char *word) {
     return -1;
 }
 
-_Noreturn static void unknown(lua_State *lua, DiagCode code, const char *what, const char *word, const char *const *words, size_t count) {
+_Noreturn static void unknown(lua_State *lua, DiagCode code, const char *what, const char *word,
+                              const char *const *words, size_t count) {
     const char *near = text_nearest(word, words, count);
     if (near) box_fail(lua, code, word, "unknown %s \"%s\"; did you mean \"%s\"?", what, word, near);
     box_fail(lua, code, word, "unknown %s \"%s\"", what, word);
@@ -373,11 +386,13 @@ static int word_option(lua_State *lua, const char *key, const char *const *words
 
 static const char *const option_names[] = {"tile", "split", "workers", "claim", "per", "via"};
 static const char option_letters[] = "tswcpv";
-static const char *const claims[] = {"static", "dynamic"}, *const pers[] = {"all", "tile", "expert", "token"}, *const vias[] = {"counter", "data"};
+static const char *const claims[] = {"static", "dynamic"}, *const pers[] = {"all", "tile", "expert", "token"},
+                         *const vias[] = {"counter", "data"};
 
 static int op_values(lua_State *lua) { // upvalue 1: the op
     OpId op = (OpId)lua_tointeger(lua, lua_upvalueindex(1));
-    if (lua_type(lua, 1) != LUA_TTABLE) box_fail(lua, E0220, op_name(op), "op \"%s\" wants a table of options", op_name(op));
+    if (lua_type(lua, 1) != LUA_TTABLE)
+        box_fail(lua, E0220, op_name(op), "op \"%s\" wants a table of options", op_name(op));
     Run *run = run_of(lua);
     SchedStep step = {.op = op, .span = box_span(lua, op_name(op))};
     box_sorted_keys(lua, 1);
@@ -387,7 +402,8 @@ static int op_values(lua_State *lua) { // upvalue 1: the op
         const char *key = luaL_tolstring(lua, -1, NULL);
         int option = find_word(option_names, 6, key);
         if (option < 0) unknown(lua, E0222, "option", key, option_names, 6);
-        if (!strchr(op_options(op), option_letters[option])) box_fail(lua, E0223, key, "%s has no option %s", op_name(op), key);
+        if (!strchr(op_options(op), option_letters[option]))
+            box_fail(lua, E0223, key, "%s has no option %s", op_name(op), key);
         lua_pop(lua, 1);
         lua_gettable(lua, 1);
         switch (option_letters[option]) {
@@ -400,8 +416,10 @@ static int op_values(lua_State *lua) { // upvalue 1: the op
         }
         lua_pop(lua, 1);
     }
-    if (step.per == PER_EXPERT && op != OP_EXPERTS_UP) box_fail(lua, E0223, "per", "per = \"expert\" is for experts_up");
-    if (step.per == PER_TOKEN && op != OP_EXPERTS_DOWN) box_fail(lua, E0223, "per", "per = \"token\" is for experts_down");
+    if (step.per == PER_EXPERT && op != OP_EXPERTS_UP)
+        box_fail(lua, E0223, "per", "per = \"expert\" is for experts_up");
+    if (step.per == PER_TOKEN && op != OP_EXPERTS_DOWN)
+        box_fail(lua, E0223, "per", "per = \"token\" is for experts_down");
     LIST_ADD(run->ctx->arena, &run->steps, step);
     lua_pushlightuserdata(lua, (void *)(uintptr_t)run->steps.count); // index + 1, for `steps`
     return 1;
@@ -424,7 +442,8 @@ static int lua_op(lua_State *lua) {
 static void read_roles(lua_State *lua, Run *run) {
     const char *names[ROLE_COUNT];
     for (int i = 0; i < ROLE_COUNT; i++) names[i] = role_name((Role)i);
-    if (lua_type(lua, -1) != LUA_TTABLE) box_fail(lua, E0224, "roles", "roles wants a table: roles = { compute = { warps = 8 } }");
+    if (lua_type(lua, -1) != LUA_TTABLE)
+        box_fail(lua, E0224, "roles", "roles wants a table: roles = { compute = { warps = 8 } }");
     lua_pushnil(lua);
     while (lua_next(lua, -2)) {
         lua_pushvalue(lua, -2);
@@ -433,15 +452,18 @@ static void read_roles(lua_State *lua, Run *run) {
         if (role < 0) unknown(lua, E0224, "role", name, names, ROLE_COUNT);
         SchedRole *r = &run->sched->roles[role];
         *r = (SchedRole){true, 1, 0, box_span(lua, name)};
-        if (lua_type(lua, -2) != LUA_TTABLE) box_fail(lua, E0224, name, "%s wants a table: { warps = 8, registers = 224 }", name);
+        if (lua_type(lua, -2) != LUA_TTABLE)
+            box_fail(lua, E0224, name, "%s wants a table: { warps = 8, registers = 224 }", name);
         lua_pushnil(lua);
         while (lua_next(lua, -3)) {
             const char *key = lua_type(lua, -2) == LUA_TSTRING ? lua_tostring(lua, -2) : "?";
             static const char *const keys[] = {"warps", "registers"};
             int k = find_word(keys, 2, key);
             if (k < 0) unknown(lua, E0222, "key", key, keys, 2);
-            if (k == 0) r->warps = (int)box_integer(lua, -1, key, 1, 32, E0221);
-            else r->registers = (int)box_integer(lua, -1, key, 24, 256, E0221);
+            if (k == 0)
+                r->warps = (int)box_integer(lua, -1, key, 1, 32, E0221);
+            else
+                r->registers = (int)box_integer(lua, -1, key, 24, 256, E0221);
             lua_pop(lua, 1);
         }
         lua_pop(lua, 2);
@@ -451,21 +473,26 @@ static void read_roles(lua_State *lua, Run *run) {
 
 static void read_pages(lua_State *lua, Run *run) {
     static const char *const keys[] = {"bytes", "count"};
-    if (lua_type(lua, -1) != LUA_TTABLE) box_fail(lua, E0221, "pages", "pages wants a table: pages = { bytes = 16384, count = 8 }");
+    if (lua_type(lua, -1) != LUA_TTABLE)
+        box_fail(lua, E0221, "pages", "pages wants a table: pages = { bytes = 16384, count = 8 }");
     lua_pushnil(lua);
     while (lua_next(lua, -2)) {
         const char *key = lua_type(lua, -2) == LUA_TSTRING ? lua_tostring(lua, -2) : "?";
         int k = find_word(keys, 2, key);
         if (k < 0) unknown(lua, E0222, "key", key, keys, 2);
-        if (k == 0) run->sched->page_bytes = (int)box_integer(lua, -1, key, 1, 1 << 20, E0221);
-        else run->sched->page_count = (int)box_integer(lua, -1, key, 1, 256, E0221);
+        if (k == 0)
+            run->sched->page_bytes = (int)box_integer(lua, -1, key, 1, 1 << 20, E0221);
+        else
+            run->sched->page_count = (int)box_integer(lua, -1, key, 1, 256, E0221);
         lua_pop(lua, 1);
     }
-    if (!run->sched->page_bytes || !run->sched->page_count) box_fail(lua, E0221, "pages", "pages needs bytes and count");
+    if (!run->sched->page_bytes || !run->sched->page_count)
+        box_fail(lua, E0221, "pages", "pages needs bytes and count");
 }
 
 static void read_steps(lua_State *lua, Run *run) {
-    if (lua_type(lua, -1) != LUA_TTABLE) box_fail(lua, E0220, "steps", "steps wants a list: steps = { op \"qkv\" {...}, ... }");
+    if (lua_type(lua, -1) != LUA_TTABLE)
+        box_fail(lua, E0220, "steps", "steps wants a list: steps = { op \"qkv\" {...}, ... }");
     bool seen[OP_COUNT] = {false};
     SchedStep *steps = ARENA_ARRAY(run->ctx->arena, SchedStep, run->steps.count + 1);
     lua_Unsigned count = lua_rawlen(lua, -1);
@@ -475,7 +502,8 @@ static void read_steps(lua_State *lua, Run *run) {
     for (lua_Unsigned i = 0; i < count; i++) {
         lua_rawgeti(lua, -1, (lua_Integer)i + 1);
         size_t index = lua_type(lua, -1) == LUA_TLIGHTUSERDATA ? (size_t)(uintptr_t)lua_touserdata(lua, -1) : 0;
-        if (index < 1 || index > run->steps.count) box_fail(lua, E0220, "steps", "entry %llu of steps is not op \"...\" {...}", (unsigned long long)i + 1);
+        if (index < 1 || index > run->steps.count)
+            box_fail(lua, E0220, "steps", "entry %llu of steps is not op \"...\" {...}", (unsigned long long)i + 1);
         lua_pop(lua, 1);
         const SchedStep *step = &run->steps.at[index - 1];
         if (seen[step->op]) {
@@ -539,8 +567,8 @@ static int schedule_body(lua_State *lua) {
     static const struct {
         const char *name;
         lua_CFunction function;
-    } functions[] = {{"tune", lua_tune}, {"pow2", lua_pow2}, {"range", lua_range}, {"choice", lua_choice},
-                     {"on", lua_on},     {"check", lua_check}, {"op", lua_op},     {"kernel", lua_kernel}};
+    } functions[] = {{"tune", lua_tune}, {"pow2", lua_pow2},   {"range", lua_range}, {"choice", lua_choice},
+                     {"on", lua_on},     {"check", lua_check}, {"op", lua_op},       {"kernel", lua_kernel}};
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
         lua_pushcfunction(lua, functions[i].function);
         lua_setglobal(lua, functions[i].name);
@@ -565,7 +593,13 @@ static int schedule_body(lua_State *lua) {
 Sched *sched_read(Ctx *ctx, Source *source, const Model *model, const Sku *sku, int tp, const Setting *settings,
                   size_t setting_count, bool tuning) {
     Run *run = ARENA_NEW(ctx->arena, Run);
-    *run = (Run){.ctx = ctx, .model = model, .sku = sku, .tp = tp, .settings = settings, .setting_count = setting_count, .tuning = tuning};
+    *run = (Run){.ctx = ctx,
+                 .model = model,
+                 .sku = sku,
+                 .tp = tp,
+                 .settings = settings,
+                 .setting_count = setting_count,
+                 .tuning = tuning};
     run->sched = ARENA_NEW(ctx->arena, Sched);
     *run->sched = (Sched){.rows = MAX_ROWS, .activations = DTYPE_F32, .cache = DTYPE_BF16, .source = source};
     size_t errors = diag_errors(ctx);

@@ -39,7 +39,8 @@ static YamlNode *finish(Reader *r, yaml_event_t *event, YamlKind kind, const cha
     Span span = mark_span(r, event->start_mark, event->end_mark);
     if (anchor || tag) {
         diag_error(r->ctx, anchor ? E0104 : E0105, span, anchor ? "anchors are not allowed" : "tags are not allowed");
-        diag_help(r->ctx, anchor ? "write the value out where it is used" : "types follow from the schema; leave the tag out");
+        diag_help(r->ctx,
+                  anchor ? "write the value out where it is used" : "types follow from the schema; leave the tag out");
         return NULL;
     }
     YamlNode *node = ARENA_NEW(r->ctx->arena, YamlNode);
@@ -111,14 +112,17 @@ static YamlNode *read_node(Reader *r, yaml_event_t *event) {
         size_t length = event->data.scalar.length;
         if (memchr(event->data.scalar.value, 0, length))
             diag_error(r->ctx, E0102, mark_span(r, event->start_mark, event->end_mark), "a zero byte in a value");
-        else if ((node = finish(r, event, YAML_SCALAR, (const char *)event->data.scalar.anchor, (const char *)event->data.scalar.tag))) {
+        else if ((node = finish(r, event, YAML_SCALAR, (const char *)event->data.scalar.anchor,
+                                (const char *)event->data.scalar.tag))) {
             node->text = arena_copy(r->ctx->arena, event->data.scalar.value, length);
             node->quoted = quoted;
         }
     } else if (type == YAML_SEQUENCE_START_EVENT) {
-        node = finish(r, event, YAML_LIST, (const char *)event->data.sequence_start.anchor, (const char *)event->data.sequence_start.tag);
+        node = finish(r, event, YAML_LIST, (const char *)event->data.sequence_start.anchor,
+                      (const char *)event->data.sequence_start.tag);
     } else if (type == YAML_MAPPING_START_EVENT) {
-        node = finish(r, event, YAML_MAP, (const char *)event->data.mapping_start.anchor, (const char *)event->data.mapping_start.tag);
+        node = finish(r, event, YAML_MAP, (const char *)event->data.mapping_start.anchor,
+                      (const char *)event->data.mapping_start.tag);
     } else {
         Span span = mark_span(r, event->start_mark, event->end_mark);
         diag_error(r->ctx, type == YAML_ALIAS_EVENT ? E0104 : E0101, span,
@@ -147,8 +151,10 @@ static bool scan(Ctx *ctx, const Source *source) {
             diag_help(ctx, "use spaces");
             return false;
         }
-        if (c == '\n') indent = true;
-        else if (c != ' ') indent = false;
+        if (c == '\n')
+            indent = true;
+        else if (c != ' ')
+            indent = false;
         if (c == '[' || c == '{') flow++;
         if ((c == ']' || c == '}') && flow > 0) flow--;
         if (flow > YAML_DEPTH) {
@@ -185,7 +191,8 @@ YamlNode *yaml_read(Ctx *ctx, Source *source) {
     // document end, then stream end
     if (root && next(&reader, &event)) {
         yaml_event_delete(&event);
-        if (!next(&reader, &event)) root = NULL;
+        if (!next(&reader, &event))
+            root = NULL;
         else {
             if (event.type != YAML_STREAM_END_EVENT) {
                 diag_error(ctx, E0108, mark_span(&reader, event.start_mark, event.end_mark), "a second document");

@@ -1,5 +1,5 @@
-// A small typed reader over libyaml's events: a tree of nodes with spans. Refused, each with a diagnostic: tabs, anchors and
-// aliases, tags, duplicate keys, several documents, text that is not UTF-8, nesting deeper than YAML_DEPTH.
+// A small typed reader over libyaml's events: a tree of nodes with spans. Refused, each with a diagnostic: tabs,
+// anchors and aliases, tags, duplicate keys, several documents, text that is not UTF-8, nesting deeper than YAML_DEPTH.
 #ifndef TILEGEN_YAML_TREE_H
 #define TILEGEN_YAML_TREE_H
 #include "diag.h"

@@ -1,0 +1,124 @@
+#include "prove.h"
+#include "prove_order.h"
+#include <string.h>
+
+// Loads of a worker stand in the order of their uses, chunk by chunk in the same pages. A load waits for nothing but
+// the release of its page by an earlier chunk of the same order, so loads and tasks together go forward like the tasks
+// alone.
+static bool pages_match(Ctx *ctx, const Prog *prog, const Body *body, int worker) {
+    const Queue *loads = prog_queue(prog, body, worker, ROLE_LOAD),
+                *tasks = prog_queue(prog, body, worker, ROLE_COMPUTE);
+    const Queue *control = prog_queue(prog, body, worker, ROLE_CONTROL);
+    for (int i = 0; i < control->count; i++) {
+        if (!control->entries[i].task.page_count) continue;
+        diag_error(ctx, E0611, control->entries[i].task.span, "body %s, worker %d: a control task with pages",
+                   body->name, worker);
+        return false;
+    }
+    int next = 0;
+    for (int i = 0; i < tasks->count; i++) {
+        const Entry *use = &tasks->entries[i];
+        bool pool = use->kind == ENTRY_POOL && body->pools[use->pool].chunks;
+        if (!pool && !use->task.page_count) continue;
+        const Entry *load = next < loads->count ? &loads->entries[next++] : NULL;
+        const Task *a = &use->task, *b = load ? &load->task : NULL;
+        bool same = load && (pool ? load->kind == ENTRY_POOL && load->pool == use->pool
+                                  : load->kind == ENTRY_LOAD && a->step == b->step && a->lo == b->lo &&
+                                        a->hi == b->hi && a->part == b->part && a->page_count == b->page_count &&
+                                        memcmp(a->pages, b->pages, (size_t)a->page_count * sizeof *a->pages) == 0);
+        if (same) continue;
+        if (pool)
+            diag_error(ctx, E0611, a->span, "body %s, worker %d: pool %d has no matching entry in the load queue",
+                       body->name, worker, use->pool);
+        else
+            diag_error(ctx, E0611, a->span,
+                       "body %s, worker %d: %s %d:%d uses pages that the next load does not fill for it", body->name,
+                       worker, op_name(body->steps[a->step].op), a->lo, a->hi);
+        return false;
+    }
+    if (next == loads->count) return true;
+    diag_error(ctx, E0611, loads->entries[next].task.span, "body %s, worker %d: a load that no task uses", body->name,
+               worker);
+    return false;
+}
+
+// Readiness carried in the data: one producer a group, or a reader could take half of it for all.
+static bool data_counters(Ctx *ctx, const Prog *prog) {
+    for (int c = 0; c < prog->counter_count; c++) {
+        if (prog->counters[c].via != VIA_DATA) continue;
+        for (int b = 0; b < prog->body_count; b++)
+            for (int g = 0; g < prog->counters[c].groups; g++) {
+                int64_t total = prog_total(prog, &prog->bodies[b], c, g);
+                if (total <= 1) continue;
+                diag_error(ctx, E0612, NO_SPAN, "%s[%d] is carried in the data, but body %s signals it %lld times",
+                           prog->counters[c].name, g, prog->bodies[b].name, (long long)total);
+                diag_help(ctx, "write per = \"tile\" with a tile that its readers share, or via = \"counter\"");
+                return false;
+            }
+    }
+    return true;
+}
+
+// Shared memory beside the pages: barriers, staging of activations, the round's state.
+enum { RESERVED_SHARED = 8192, MAX_TX = (1 << 20) - 1, NAMED_BARRIERS = 16 };
+
+static bool budgets(Ctx *ctx, const Prog *prog, const Sku *sku) {
+    size_t errors = diag_errors(ctx);
+    int warps = 0, registers = 0, roles = 0;
+    for (int r = 0; r < ROLE_COUNT; r++) {
+        const SchedRole *role = &prog->roles[r];
+        if (!role->used) continue;
+        roles++;
+        warps += role->warps;
+        registers += role->warps * 32 * role->registers;
+        if (role->registers % 8 || (role->registers && (role->registers < 24 || role->registers > 256))) {
+            diag_error(ctx, E0613, role->span, "role %s: %d registers a thread", role_name((Role)r), role->registers);
+            diag_help(ctx, "a multiple of 8 from 24 to 256, as setmaxnreg takes");
+        }
+    }
+    if (strcmp(sku->arch, "host") == 0) return diag_errors(ctx) == errors;
+    if (warps > 32) diag_error(ctx, E0613, NO_SPAN, "%d warps; a block has at most 32", warps);
+    if (registers > sku->registers)
+        diag_error(ctx, E0613, NO_SPAN, "the roles take %d registers; %s has %d an SM", registers, sku->name,
+                   sku->registers);
+    // A barrier filled and one emptied a page, and two of each role pair; named barriers: one a role and one for all.
+    int64_t shared = (int64_t)prog->page_count * prog->page_bytes + RESERVED_SHARED;
+    if (shared > sku->shared_memory) {
+        diag_error(ctx, E0613, NO_SPAN,
+                   "%d pages of %d bytes and %d reserved are %lld bytes; %s has %d bytes of shared memory a block",
+                   prog->page_count, prog->page_bytes, RESERVED_SHARED, (long long)shared, sku->name,
+                   sku->shared_memory);
+        if (prog->page_bytes)
+            diag_help(ctx, "at most %d pages of this size fit",
+                      (sku->shared_memory - RESERVED_SHARED) / prog->page_bytes);
+    }
+    if (prog->page_bytes > MAX_TX)
+        diag_error(ctx, E0613, NO_SPAN, "a page of %d bytes; an mbarrier counts at most %d bytes a phase",
+                   prog->page_bytes, MAX_TX);
+    if (roles + 1 > NAMED_BARRIERS)
+        diag_error(ctx, E0613, NO_SPAN, "%d named barriers; there are %d", roles + 1, NAMED_BARRIERS);
+    return diag_errors(ctx) == errors;
+}
+
+bool prog_prove(Ctx *ctx, const Prog *prog, const Sku *sku) {
+    Unordered first;
+    size_t errors = diag_errors(ctx);
+    if (!prog->body_count || !prog->bodies[0].queues) {
+        diag_error(ctx, E0614, NO_SPAN, "the Prog is not placed: there are no queues to prove anything of");
+        return false;
+    }
+    for (int b = 0; b < prog->body_count; b++)
+        for (int worker = 0; worker < prog->workers; worker++)
+            if (!pages_match(ctx, prog, &prog->bodies[b], worker)) return false;
+    if (!data_counters(ctx, prog)) return false;
+    if (sku && !budgets(ctx, prog, sku)) return false;
+    return order_walk(ctx, prog, true, &first) && diag_errors(ctx) == errors;
+}
+
+Unordered prog_unordered(Ctx *ctx, const Prog *prog) {
+    Unordered first;
+    ArenaMark mark = arena_push(ctx->arena);
+    order_walk(ctx, prog, false, &first);
+    arena_pop(ctx->arena, mark);
+    return first;
+}

@@ -42,4 +42,6 @@ void checkpoint_close(Checkpoint *checkpoint);
 // Random weights of the model's layout, in memory: trained-like spread, never zeros, router choices near uniform.
 // The same seed gives the same weights. NULL after reporting.
 Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed);
+// Writes a synthetic checkpoint in the published layout. False after reporting.
+bool checkpoint_write(Ctx *ctx, const Model *model, const Checkpoint *checkpoint, const char *folder);
 #endif

@@ -19,7 +19,8 @@ static json_t *json_open(Ctx *ctx, const char *path) {
     json_t *root = json_loadb(source->text, source->length, JSON_REJECT_DUPLICATES, &error);
     if (!root) {
         if (json_error_code(&error) == json_error_out_of_memory) ctx_out_of_memory(ctx);
-        Span span = {source, (uint32_t)(error.line > 0 ? error.line : 1), (uint32_t)(error.column > 0 ? error.column : 1), 1};
+        Span span = {source, (uint32_t)(error.line > 0 ? error.line : 1),
+                     (uint32_t)(error.column > 0 ? error.column : 1), 1};
         diag_error(ctx, E0702, span, "not valid JSON: %s", error.text);
         return NULL;
     }
@@ -79,7 +80,8 @@ static bool index_holds(Ctx *ctx, const TensorSource *source, const Names *names
         size_t i = 0;
         while (i < names->count && strcmp(names->at[i], json_string_value(shard)) != 0) i++;
         if (i < names->count && safetensors_find(source->shards[i], tensor)) continue;
-        diag_error(ctx, E0707, file_span(ctx, path), "tensor %s is not in %s, as the index says", tensor, json_string_value(shard));
+        diag_error(ctx, E0707, file_span(ctx, path), "tensor %s is not in %s, as the index says", tensor,
+                   json_string_value(shard));
         return false;
     }
     return true;
@@ -147,18 +149,23 @@ static bool ends_with(const char *text, const char *tail) {
     return n >= m && strcmp(text + n - m, tail) == 0;
 }
 
-static const uint8_t *make_tensor(TensorSource *s, const char *name, const char *dtype, int rank, int64_t d0, int64_t d1) {
-    int64_t count = rank == 1 ? d0 : d0 * d1, width = strcmp(dtype, "F32") == 0 ? 4 : strcmp(dtype, "BF16") == 0 ? 2 : 1;
+static const uint8_t *make_tensor(TensorSource *s, const char *name, const char *dtype, int rank, int64_t d0,
+                                  int64_t d1) {
+    int64_t count = rank == 1 ? d0 : d0 * d1, width = strcmp(dtype, "F32") == 0    ? 4
+                                                      : strcmp(dtype, "BF16") == 0 ? 2
+                                                                                   : 1;
     uint8_t *out = arena_alloc(s->ctx->arena, (size_t)(count * width));
     uint64_t key = s->seed * 0x2545F4914F6CDD1Du + 1;
     for (const char *c = name; *c; c++) key = mix(key + (uint8_t)*c);
     bool norm = ends_with(name, "norm.weight"), bias = ends_with(name, "correction_bias");
     float deviation = rank == 2 ? 1.0f / sqrtf((float)d1) : bias ? 0.02f : 0.5f;
     if (ends_with(name, "embed_tokens.weight")) deviation = 0.6f;
-    if (ends_with(name, "mlp.gate.weight") || ends_with(name, "lm_head.weight")) deviation *= 3; // choices that are not near ties
+    if (ends_with(name, "mlp.gate.weight") || ends_with(name, "lm_head.weight"))
+        deviation *= 3; // choices that are not near ties
     for (int64_t i = 0; i < count; i++) {
         float value = norm ? 1 + 0.1f * noise(key, (uint64_t)i) : deviation * noise(key, (uint64_t)i);
-        if (ends_with(name, "weight_scale_inv")) value = 0.008f * (1 + 0.2f * noise(key, (uint64_t)i)); // see the fp8 codes
+        if (ends_with(name, "weight_scale_inv"))
+            value = 0.008f * (1 + 0.2f * noise(key, (uint64_t)i)); // see the fp8 codes
         if (width == 4) memcpy(out + 4 * i, &value, 4);
         if (width == 2) {
             uint16_t half = float_to_bf16(value);
@@ -216,8 +223,9 @@ const uint8_t *source_tensor(TensorSource *s, const char *name, const char *dtyp
         s->failed = true;
         char want[64];
         snprintf(want, sizeof want, rank == 1 ? "[%lld]" : "[%lld, %lld]", (long long)d0, (long long)d1);
-        diag_error(s->ctx, E0705, span, "tensor %s is %s [%lld%s%.0lld] of rank %d; the model description wants %s %s", name, found->dtype,
-                   (long long)found->shape[0], found->rank > 1 ? ", " : "", found->rank > 1 ? (long long)found->shape[1] : 0LL, found->rank, dtype, want);
+        diag_error(s->ctx, E0705, span, "tensor %s is %s [%lld%s%.0lld] of rank %d; the model description wants %s %s",
+                   name, found->dtype, (long long)found->shape[0], found->rank > 1 ? ", " : "",
+                   found->rank > 1 ? (long long)found->shape[1] : 0LL, found->rank, dtype, want);
         diag_help(s->ctx, "compare the description with the checkpoint's config.json: tilegen import %s", s->folder);
         return NULL;
     }
@@ -247,8 +255,8 @@ float *source_mask(TensorSource *s, int hidden, int mask_token) {
 static bool known_unused(const char *name, const Model *model) {
     int layer;
     if (strncmp(name, "model.mtp", 9) == 0 || strncmp(name, "mtp", 3) == 0) return true;
-    return model->family == FAMILY_MIMO_V2 && sscanf(name, "model.layers.%d.", &layer) == 1 && layer >= model->layer_count &&
-           strstr(name, "mtp");
+    return model->family == FAMILY_MIMO_V2 && sscanf(name, "model.layers.%d.", &layer) == 1 &&
+           layer >= model->layer_count && strstr(name, "mtp");
 }
 
 bool source_complete(TensorSource *s, const Model *model) {
@@ -257,7 +265,8 @@ bool source_complete(TensorSource *s, const Model *model) {
     if (s->missing_count) {
         diag_error(ctx, E0703, span, "%zu tensors of the model are missing", s->missing_count);
         for (size_t i = 0; i < s->missing.count; i++) diag_note(ctx, NO_SPAN, "missing: %s", s->missing.at[i]);
-        if (s->missing_count > s->missing.count) diag_note(ctx, NO_SPAN, "and %zu more", s->missing_count - s->missing.count);
+        if (s->missing_count > s->missing.count)
+            diag_note(ctx, NO_SPAN, "and %zu more", s->missing_count - s->missing.count);
     }
     size_t unexpected = 0, count;
     for (size_t i = 0; i < s->shard_count; i++) {
@@ -278,7 +287,9 @@ bool source_complete(TensorSource *s, const Model *model) {
     return !s->missing_count && !unexpected && !s->failed;
 }
 
-bool source_write(const TensorSource *s, const char *path) { return safetensors_write(s->ctx, path, s->made.at, s->made.count); }
+bool source_write(const TensorSource *s, const char *path) {
+    return safetensors_write(s->ctx, path, s->made.at, s->made.count);
+}
 
 SourcePair *source_pair(Ctx *ctx, TensorSource *target, TensorSource *drafter) {
     SourcePair *pair = ARENA_NEW(ctx->arena, SourcePair);
@@ -303,7 +314,8 @@ bool source_end_tokens(Ctx *ctx, const char *folder, int vocab, int tokens[16], 
         size_t length = json_is_array(eos) ? json_array_size(eos) : eos && !json_is_null(eos) ? 1 : 0;
         for (size_t i = 0; i < length; i++) {
             json_t *one = json_is_array(eos) ? json_array_get(eos, i) : eos;
-            if (json_is_integer(one) && json_integer_value(one) >= 0 && json_integer_value(one) < vocab && *count < 16) {
+            if (json_is_integer(one) && json_integer_value(one) >= 0 && json_integer_value(one) < vocab &&
+                *count < 16) {
                 tokens[(*count)++] = (int)json_integer_value(one);
                 continue;
             }

@@ -1,5 +1,5 @@
-// TensorSource: where checkpoint.c gets its tensors by name: mapped shards of a folder, or made up from a seed. It keeps
-// account of what was asked for, so that missing and unexpected tensors can be listed. Private to the checkpoint.
+// TensorSource: where checkpoint.c gets its tensors by name: mapped shards of a folder, or made up from a seed. It
+// keeps account of what was asked for, so that missing and unexpected tensors can be listed. Private to the checkpoint.
 #ifndef TILERUN_CHECKPOINT_SOURCE_H
 #define TILERUN_CHECKPOINT_SOURCE_H
 #include "checkpoint.h"
@@ -11,10 +11,10 @@ typedef struct TensorSource {
     uint64_t seed;
     Safetensors **shards;
     size_t shard_count;
-    bool **used;               // [shards][tensors]
+    bool **used; // [shards][tensors]
     LIST(const char *) missing;
     size_t missing_count;
-    LIST(TensorOut) made;      // synthetic tensors, in the order asked for
+    LIST(TensorOut) made; // synthetic tensors, in the order asked for
     bool failed;
 } TensorSource;
 
@@ -26,7 +26,8 @@ typedef struct SourcePair {
 TensorSource *source_open(Ctx *ctx, const char *folder);
 TensorSource *source_synthetic(Ctx *ctx, uint64_t seed);
 // The data of a tensor, [d0] or [d0, d1]. NULL when it is missing (listed later) or wrong (reported).
-const uint8_t *source_tensor(TensorSource *source, const char *name, const char *dtype, int rank, int64_t d0, int64_t d1);
+const uint8_t *source_tensor(TensorSource *source, const char *name, const char *dtype, int rank, int64_t d0,
+                             int64_t d1);
 // The mask embedding of mask_embedding.pt as floats, or NULL when there is no such file.
 float *source_mask(TensorSource *source, int hidden, int mask_token);
 // Reports missing and unexpected tensors, by name. False when there are any or when a tensor was wrong.

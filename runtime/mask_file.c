@@ -5,7 +5,16 @@
 
 enum { FILE_CAP = 64 << 20, STACK = 64, MEMO = 256, TEXT = 64 };
 
-typedef enum Kind { VALUE_MARK, VALUE_DICT, VALUE_TEXT, VALUE_INT, VALUE_TUPLE, VALUE_GLOBAL, VALUE_STORAGE, VALUE_TENSOR } Kind;
+typedef enum Kind {
+    VALUE_MARK,
+    VALUE_DICT,
+    VALUE_TEXT,
+    VALUE_INT,
+    VALUE_TUPLE,
+    VALUE_GLOBAL,
+    VALUE_STORAGE,
+    VALUE_TENSOR
+} Kind;
 typedef struct Value {
     Kind kind;
     char text[TEXT]; // text, name of a global, key of a storage
@@ -56,13 +65,18 @@ static int mark_depth(const Pickle *p) {
     return -1;
 }
 
-static bool is_text(const Value *v, const char *text) { return v && v->kind == VALUE_TEXT && strcmp(v->text, text) == 0; }
+static bool is_text(const Value *v, const char *text) {
+    return v && v->kind == VALUE_TEXT && strcmp(v->text, text) == 0;
+}
 
 static bool set_item(Pickle *p, const Value *key, int value) {
     const Value *v = &p->values[value];
-    if (is_text(key, "mask_token_id") && v->kind == VALUE_INT) p->mask_token = (int)v->number;
-    else if (is_text(key, "embedding") && v->kind == VALUE_TENSOR) p->tensor = value;
-    else return false;
+    if (is_text(key, "mask_token_id") && v->kind == VALUE_INT)
+        p->mask_token = (int)v->number;
+    else if (is_text(key, "embedding") && v->kind == VALUE_TENSOR)
+        p->tensor = value;
+    else
+        return false;
     return true;
 }
 
@@ -70,12 +84,17 @@ static bool set_item(Pickle *p, const Value *key, int value) {
 static bool persistent(Pickle *p) {
     Value *t = top(p, 0);
     if (!t || t->kind != VALUE_TUPLE || t->count != 5) return false;
-    const Value *word = &p->values[t->parts[0]], *type = &p->values[t->parts[1]], *key = &p->values[t->parts[2]], *count = &p->values[t->parts[4]];
-    if (!is_text(word, "storage") || type->kind != VALUE_GLOBAL || key->kind != VALUE_TEXT || count->kind != VALUE_INT) return false;
+    const Value *word = &p->values[t->parts[0]], *type = &p->values[t->parts[1]], *key = &p->values[t->parts[2]],
+                *count = &p->values[t->parts[4]];
+    if (!is_text(word, "storage") || type->kind != VALUE_GLOBAL || key->kind != VALUE_TEXT || count->kind != VALUE_INT)
+        return false;
     Dtype dtype;
-    if (strcmp(type->text, "torch BFloat16Storage") == 0) dtype = DTYPE_BF16;
-    else if (strcmp(type->text, "torch FloatStorage") == 0) dtype = DTYPE_F32;
-    else return false;
+    if (strcmp(type->text, "torch BFloat16Storage") == 0)
+        dtype = DTYPE_BF16;
+    else if (strcmp(type->text, "torch FloatStorage") == 0)
+        dtype = DTYPE_F32;
+    else
+        return false;
     p->depth--;
     Value *storage = push(p, VALUE_STORAGE);
     if (!storage) return false;
@@ -97,7 +116,8 @@ static bool reduce(Pickle *p) {
     const Value *storage = &p->values[args->parts[0]], *offset = &p->values[args->parts[1]];
     const Value *size = &p->values[args->parts[2]], *stride = &p->values[args->parts[3]];
     if (storage->kind != VALUE_STORAGE || offset->kind != VALUE_INT || offset->number != 0) return false;
-    if (size->kind != VALUE_TUPLE || stride->kind != VALUE_TUPLE || size->count < 1 || size->count != stride->count) return false;
+    if (size->kind != VALUE_TUPLE || stride->kind != VALUE_TUPLE || size->count < 1 || size->count != stride->count)
+        return false;
     const Value *last = &p->values[size->parts[size->count - 1]], *step = &p->values[stride->parts[size->count - 1]];
     if (last->kind != VALUE_INT || step->kind != VALUE_INT || step->number != 1) return false;
     for (int i = 0; i + 1 < size->count; i++)
@@ -164,7 +184,8 @@ static bool step(Pickle *p, bool *ok) {
     if (left < 1) return *ok = false, true;
     uint8_t op = *p->at++;
     left--;
-    static const uint8_t operand[256] = {[0x80] = 1, ['q'] = 1, ['h'] = 1, ['r'] = 4, ['j'] = 4, ['X'] = 4, ['J'] = 4, ['K'] = 1, ['M'] = 2, [0x8a] = 1};
+    static const uint8_t operand[256] = {
+        [0x80] = 1, ['q'] = 1, ['h'] = 1, ['r'] = 4, ['j'] = 4, ['X'] = 4, ['J'] = 4, ['K'] = 1, ['M'] = 2, [0x8a] = 1};
     if (left < operand[op]) return *ok = false, true;
     const uint8_t *arg = p->at;
     switch (op) {
@@ -172,18 +193,31 @@ static bool step(Pickle *p, bool *ok) {
     case '}': *ok = push(p, VALUE_DICT) != NULL; break;
     case '(': *ok = push(p, VALUE_MARK) != NULL; break;
     case ')': *ok = push(p, VALUE_TUPLE) != NULL; break;
-    case 'q': p->at++; *ok = memo_put(p, arg[0]); break;
-    case 'r': p->at += 4; *ok = memo_put(p, (int)(le(arg, 4) & 0xFFFF)); break;
-    case 'h': p->at++; *ok = memo_get(p, arg[0]); break;
-    case 'j': p->at += 4; *ok = memo_get(p, (int)(le(arg, 4) & 0xFFFF)); break;
-    case 'X': p->at += 4; *ok = text_value(p, (size_t)le(arg, 4)); break;
+    case 'q':
+        p->at++;
+        *ok = memo_put(p, arg[0]);
+        break;
+    case 'r':
+        p->at += 4;
+        *ok = memo_put(p, (int)(le(arg, 4) & 0xFFFF));
+        break;
+    case 'h':
+        p->at++;
+        *ok = memo_get(p, arg[0]);
+        break;
+    case 'j':
+        p->at += 4;
+        *ok = memo_get(p, (int)(le(arg, 4) & 0xFFFF));
+        break;
+    case 'X':
+        p->at += 4;
+        *ok = text_value(p, (size_t)le(arg, 4));
+        break;
     case 'c': *ok = global_value(p); break;
     case 'J': *ok = int_value(p, (int32_t)le(arg, 4), 4); break;
     case 'K': *ok = int_value(p, arg[0], 1); break;
     case 'M': *ok = int_value(p, (int64_t)le(arg, 2), 2); break;
-    case 0x8a:
-        *ok = arg[0] <= 7 && left > arg[0] && int_value(p, (int64_t)le(arg + 1, arg[0]), 1 + arg[0]);
-        break;
+    case 0x8a: *ok = arg[0] <= 7 && left > arg[0] && int_value(p, (int64_t)le(arg + 1, arg[0]), 1 + arg[0]); break;
     case 0x88:
     case 0x89: *ok = int_value(p, op == 0x88, 0); break;
     case 'N': *ok = int_value(p, 0, 0); break;
@@ -220,7 +254,8 @@ static const uint8_t *zip_entry(const uint8_t *zip, size_t size, const char *tai
     if (le(zip + end, 4) != 0x06054b50) return NULL;
     size_t count = (size_t)le(zip + end + 10, 2), at = (size_t)le(zip + end + 16, 4);
     for (size_t i = 0; i < count && at + 46 <= size && le(zip + at, 4) == 0x02014b50; i++) {
-        size_t name = (size_t)le(zip + at + 28, 2), extra = (size_t)le(zip + at + 30, 2), comment = (size_t)le(zip + at + 32, 2);
+        size_t name = (size_t)le(zip + at + 28, 2), extra = (size_t)le(zip + at + 30, 2),
+               comment = (size_t)le(zip + at + 32, 2);
         size_t bytes = (size_t)le(zip + at + 24, 4), local = (size_t)le(zip + at + 42, 4), n = strlen(tail);
         if (at + 46 + name > size) return NULL;
         if (name >= n && memcmp(zip + at + 46 + name - n, tail, n) == 0) {
@@ -249,7 +284,8 @@ float *mask_file_read(Ctx *ctx, const char *path, int hidden, int mask_token) {
     bool ok = pickle != NULL;
     while (ok && !step(p, &ok)) {}
     Value *tensor = ok && p->tensor >= 0 ? &p->values[p->tensor] : NULL;
-    const uint8_t *data = tensor ? zip_entry(zip, file->length, arena_printf(ctx->arena, "/data/%s", tensor->text), &bytes) : NULL;
+    const uint8_t *data =
+        tensor ? zip_entry(zip, file->length, arena_printf(ctx->arena, "/data/%s", tensor->text), &bytes) : NULL;
     size_t width = tensor && tensor->dtype == DTYPE_F32 ? 4 : 2;
     Span span = file_span(ctx, path);
     if (!data || bytes < (size_t)hidden * width) {
@@ -258,14 +294,16 @@ float *mask_file_read(Ctx *ctx, const char *path, int hidden, int mask_token) {
         return NULL;
     }
     if (tensor->number != hidden || (p->mask_token >= 0 && p->mask_token != mask_token)) {
-        diag_error(ctx, E0708, span, "an embedding of %lld for token %d; the model has hidden %d and mask token %d", (long long)tensor->number,
-                   p->mask_token, hidden, mask_token);
+        diag_error(ctx, E0708, span, "an embedding of %lld for token %d; the model has hidden %d and mask token %d",
+                   (long long)tensor->number, p->mask_token, hidden, mask_token);
         return NULL;
     }
     float *out = ARENA_ARRAY(ctx->arena, float, hidden);
     for (int i = 0; i < hidden; i++) {
-        if (width == 4) memcpy(&out[i], data + 4 * i, 4);
-        else out[i] = bf16_to_float((uint16_t)le(data + 2 * i, 2));
+        if (width == 4)
+            memcpy(&out[i], data + 4 * i, 4);
+        else
+            out[i] = bf16_to_float((uint16_t)le(data + 2 * i, 2));
     }
     return out;
 }

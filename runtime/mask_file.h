@@ -1,5 +1,5 @@
-// mask_embedding.pt: a zip, uncompressed, that holds a pickle of {mask_token_id, embedding} and the tensor's bytes. The reader
-// knows the opcodes and names of exactly that and refuses everything else; nothing in the file is ever run.
+// mask_embedding.pt: a zip, uncompressed, that holds a pickle of {mask_token_id, embedding} and the tensor's bytes. The
+// reader knows the opcodes and names of exactly that and refuses everything else; nothing in the file is ever run.
 #ifndef TILERUN_MASK_FILE_H
 #define TILERUN_MASK_FILE_H
 #include "diag.h"

@@ -3,14 +3,18 @@
 
 // e4m3 (OCP FP8): sign, 4 exponent bits of bias 7, 3 mantissa bits; S.1111.111 is NaN, there is no infinity.
 #define E4M3_1(s, e, m)                                                                                                \
-    ((e) == 0    ? (s) * (m) * 0x1p-9f                                                                                 \
-     : (e) == 15 && (m) == 7 ? __builtin_nanf("")                                                                      \
-                 : (s) * (1 + (m) / 8.0f) * ((e) >= 7 ? (float)(1 << ((e) >= 7 ? (e) - 7 : 0)) : 1.0f / (float)(1 << ((e) < 7 ? 7 - (e) : 0))))
+    ((e) == 0 ? (s) * (m)*0x1p-9f                                                                                      \
+     : (e) == 15 && (m) == 7                                                                                           \
+         ? __builtin_nanf("")                                                                                          \
+         : (s) * (1 + (m) / 8.0f) *                                                                                    \
+               ((e) >= 7 ? (float)(1 << ((e) >= 7 ? (e)-7 : 0)) : 1.0f / (float)(1 << ((e) < 7 ? 7 - (e) : 0))))
 #define E4M3_8(s, e)                                                                                                   \
-    E4M3_1(s, e, 0), E4M3_1(s, e, 1), E4M3_1(s, e, 2), E4M3_1(s, e, 3), E4M3_1(s, e, 4), E4M3_1(s, e, 5), E4M3_1(s, e, 6), E4M3_1(s, e, 7)
+    E4M3_1(s, e, 0), E4M3_1(s, e, 1), E4M3_1(s, e, 2), E4M3_1(s, e, 3), E4M3_1(s, e, 4), E4M3_1(s, e, 5),              \
+        E4M3_1(s, e, 6), E4M3_1(s, e, 7)
 #define E4M3_128(s)                                                                                                    \
-    E4M3_8(s, 0), E4M3_8(s, 1), E4M3_8(s, 2), E4M3_8(s, 3), E4M3_8(s, 4), E4M3_8(s, 5), E4M3_8(s, 6), E4M3_8(s, 7),     \
-        E4M3_8(s, 8), E4M3_8(s, 9), E4M3_8(s, 10), E4M3_8(s, 11), E4M3_8(s, 12), E4M3_8(s, 13), E4M3_8(s, 14), E4M3_8(s, 15)
+    E4M3_8(s, 0), E4M3_8(s, 1), E4M3_8(s, 2), E4M3_8(s, 3), E4M3_8(s, 4), E4M3_8(s, 5), E4M3_8(s, 6), E4M3_8(s, 7),    \
+        E4M3_8(s, 8), E4M3_8(s, 9), E4M3_8(s, 10), E4M3_8(s, 11), E4M3_8(s, 12), E4M3_8(s, 13), E4M3_8(s, 14),         \
+        E4M3_8(s, 15)
 static const float e4m3_values[256] = {E4M3_128(1.0f), E4M3_128(-1.0f)};
 
 // e2m1, the MXFP4 element.

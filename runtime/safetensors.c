@@ -21,8 +21,9 @@ struct Safetensors {
 static const struct {
     const char *name;
     int bits;
-} dtypes[] = {{"F64", 64}, {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"I64", 64},
-              {"I32", 32}, {"I16", 16}, {"I8", 8},   {"U8", 8},    {"U16", 16},    {"U32", 32},    {"U64", 64}, {"BOOL", 8}};
+} dtypes[] = {{"F64", 64},    {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"F8_E4M3", 8},
+              {"F8_E5M2", 8}, {"I64", 64}, {"I32", 32}, {"I16", 16},  {"I8", 8},
+              {"U8", 8},      {"U16", 16}, {"U32", 32}, {"U64", 64},  {"BOOL", 8}};
 
 __attribute__((format(printf, 3, 4))) static bool bad(Ctx *ctx, Span file, const char *format, ...) {
     va_list args;
@@ -43,12 +44,16 @@ static int by_offset(const void *a, const void *b) {
     if (p != q) return p < q ? -1 : 1;
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
-static int by_name(const void *a, const void *b) { return strcmp(((const Tensor *)a)->name, ((const Tensor *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const Tensor *)a)->name, ((const Tensor *)b)->name);
+}
 
 // One entry of the header. Offsets are kept in `data` relative to the buffer until all are checked.
 static bool parse_tensor(Ctx *ctx, Span file, const char *name, json_t *entry, size_t buffer, Tensor *out) {
-    json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape"), *offsets = json_object_get(entry, "data_offsets");
-    if (strlen(name) > NAME_CAP || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) || json_array_size(offsets) != 2)
+    json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape"),
+           *offsets = json_object_get(entry, "data_offsets");
+    if (strlen(name) > NAME_CAP || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
+        json_array_size(offsets) != 2)
         return bad(ctx, file, "tensor \"%.*s\" has no dtype, shape and data_offsets", NAME_CAP, name);
     out->name = arena_text(ctx->arena, name);
     int bits = 0;
@@ -56,7 +61,8 @@ static bool parse_tensor(Ctx *ctx, Span file, const char *name, json_t *entry, s
         if (strcmp(dtypes[i].name, json_string_value(dtype)) == 0) bits = dtypes[i].bits;
     if (!bits) return bad(ctx, file, "tensor %s has the unknown dtype \"%.20s\"", name, json_string_value(dtype));
     strcpy(out->dtype, json_string_value(dtype));
-    if (json_array_size(shape) > 4) return bad(ctx, file, "tensor %s has %zu dimensions; at most 4 are known", name, json_array_size(shape));
+    if (json_array_size(shape) > 4)
+        return bad(ctx, file, "tensor %s has %zu dimensions; at most 4 are known", name, json_array_size(shape));
     uint64_t count = 1;
     out->rank = (int)json_array_size(shape);
     for (int i = 0; i < out->rank; i++) {
@@ -64,14 +70,16 @@ static bool parse_tensor(Ctx *ctx, Span file, const char *name, json_t *entry, s
         if (!json_is_integer(dim) || json_integer_value(dim) < 0 || json_integer_value(dim) > (json_int_t)1 << 40)
             return bad(ctx, file, "tensor %s: a dimension is no size", name);
         out->shape[i] = json_integer_value(dim);
-        if (__builtin_mul_overflow(count, (uint64_t)out->shape[i], &count)) return bad(ctx, file, "tensor %s: its shape overflows", name);
+        if (__builtin_mul_overflow(count, (uint64_t)out->shape[i], &count))
+            return bad(ctx, file, "tensor %s: its shape overflows", name);
     }
     json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
-    if (!json_is_integer(from) || !json_is_integer(to) || json_integer_value(from) < 0 || json_integer_value(to) < json_integer_value(from) ||
-        (uint64_t)json_integer_value(to) > buffer)
+    if (!json_is_integer(from) || !json_is_integer(to) || json_integer_value(from) < 0 ||
+        json_integer_value(to) < json_integer_value(from) || (uint64_t)json_integer_value(to) > buffer)
         return bad(ctx, file, "tensor %s: its data_offsets lie outside the %zu bytes of data", name, buffer);
     uint64_t bytes;
-    if (__builtin_mul_overflow(count, (uint64_t)bits / 8, &bytes) || bytes != (uint64_t)(json_integer_value(to) - json_integer_value(from)))
+    if (__builtin_mul_overflow(count, (uint64_t)bits / 8, &bytes) ||
+        bytes != (uint64_t)(json_integer_value(to) - json_integer_value(from)))
         return bad(ctx, file, "tensor %s: its shape takes another number of bytes than its data_offsets", name);
     out->data = (const uint8_t *)(uintptr_t)json_integer_value(from);
     out->bytes = (size_t)bytes;
@@ -98,7 +106,8 @@ static bool parse_all(Ctx *ctx, Span file, json_t *root, size_t buffer, Tensor *
     for (size_t i = 0; i < n; i++) {
         size_t from = (size_t)(uintptr_t)order[i]->data;
         if (from < end) return bad(ctx, file, "tensors %s and %s overlap", order[i - 1]->name, order[i]->name);
-        if (from > end) return bad(ctx, file, "there is a hole of %zu bytes before tensor %s", from - end, order[i]->name);
+        if (from > end)
+            return bad(ctx, file, "there is a hole of %zu bytes before tensor %s", from - end, order[i]->name);
         end = from + order[i]->bytes;
     }
     if (end != buffer) return bad(ctx, file, "%zu bytes of data belong to no tensor", buffer - end);
@@ -108,14 +117,17 @@ static bool parse_all(Ctx *ctx, Span file, json_t *root, size_t buffer, Tensor *
     return true;
 }
 
-bool safetensors_parse(Ctx *ctx, Span file, const uint8_t *head, size_t head_bytes, size_t file_bytes, const uint8_t *base,
-                       Tensor **tensors, size_t *count) {
+bool safetensors_parse(Ctx *ctx, Span file, const uint8_t *head, size_t head_bytes, size_t file_bytes,
+                       const uint8_t *base, Tensor **tensors, size_t *count) {
     if (head_bytes < 8 || file_bytes < 8) return bad(ctx, file, "%zu bytes are no safetensors file", file_bytes);
     uint64_t length = 0;
     for (int i = 0; i < 8; i++) length |= (uint64_t)head[i] << 8 * i;
-    if (length > HEADER_CAP) return bad(ctx, file, "the header claims %llu bytes, more than the %d allowed", (unsigned long long)length, HEADER_CAP);
+    if (length > HEADER_CAP)
+        return bad(ctx, file, "the header claims %llu bytes, more than the %d allowed", (unsigned long long)length,
+                   HEADER_CAP);
     if (length > file_bytes - 8 || length > head_bytes - 8)
-        return bad(ctx, file, "the header claims %llu bytes, but the file has %zu", (unsigned long long)length, file_bytes);
+        return bad(ctx, file, "the header claims %llu bytes, but the file has %zu", (unsigned long long)length,
+                   file_bytes);
     json_error_t error;
     json_t *root = json_loadb((const char *)head + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!root) {
@@ -180,7 +192,8 @@ bool safetensors_write(Ctx *ctx, const char *path, const TensorOut *tensors, siz
         text_printf(&head, "%s\"", i ? "," : "");
         text_json(&head, tensors[i].name, strlen(tensors[i].name));
         text_printf(&head, "\":{\"dtype\":\"%s\",\"shape\":[", tensors[i].dtype);
-        for (int d = 0; d < tensors[i].rank; d++) text_printf(&head, "%s%lld", d ? "," : "", (long long)tensors[i].shape[d]);
+        for (int d = 0; d < tensors[i].rank; d++)
+            text_printf(&head, "%s%lld", d ? "," : "", (long long)tensors[i].shape[d]);
         text_printf(&head, "],\"data_offsets\":[%zu,%zu]}", offset, offset + tensors[i].bytes);
         offset += tensors[i].bytes;
     }

@@ -1,5 +1,5 @@
 #include "lua_box.h"
-#include "sched.h"
+#include "schedule.h"
 #include "text.h"
 #include <lauxlib.h>
 #include <string.h>

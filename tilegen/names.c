@@ -1,4 +1,4 @@
-#include "sched.h"
+#include "schedule.h"
 #include <string.h>
 
 static const char *const dtype_names[] = {

@@ -2,7 +2,7 @@
 // check approves, and lower turns into tasks.
 #ifndef TILEGEN_PLAN_H
 #define TILEGEN_PLAN_H
-#include "sched.h"
+#include "schedule.h"
 
 // Shapes of one rank.
 typedef struct Shape {

@@ -39,7 +39,7 @@
 // Rules that prog_verify checks (shape) and prove establishes (order) are in prove.h.
 #ifndef TILEGEN_PROG_H
 #define TILEGEN_PROG_H
-#include "sched.h"
+#include "schedule.h"
 
 enum { REGION_RANK = 3, PROG_FILE_CAP = 256 << 20 };
 

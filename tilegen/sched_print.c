@@ -1,4 +1,4 @@
-#include "sched.h"
+#include "schedule.h"
 #include "text.h"
 
 char *sched_print(Ctx *ctx, const Sched *s) {

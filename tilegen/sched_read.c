@@ -1,4 +1,4 @@
-#include "sched.h"
+#include "schedule.h"
 #include "lua_box.h"
 #include "text.h"
 #include <lauxlib.h>

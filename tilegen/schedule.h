@@ -5,8 +5,8 @@
 //   check(model.experts.inner % t.tile == 0, "tile = %d does not divide experts.inner = %d", t.tile,
 //   model.experts.inner) return kernel "decode" { rows = 8, roles = {...}, pages = {...}, steps = { op "qkv" { tile =
 //   t.tile }, ... } }
-#ifndef TILEGEN_SCHED_H
-#define TILEGEN_SCHED_H
+#ifndef TILEGEN_SCHEDULE_H
+#define TILEGEN_SCHEDULE_H
 #include "model.h"
 #include "sku.h"
 

@@ -14,7 +14,7 @@ ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -pthread -MMD -MP \
   -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror \
   -Itilegen -Itilegen/base -Iruntime -isystem /usr/include/lua5.4 $(CFLAGS)
 # Static against the libraries, dynamic against libc alone: the programs run on any newer Linux.
-LIBS := -Wl,-Bstatic -llua5.4 -lyaml -ljansson -lpcre2-8 -Wl,-Bdynamic -lm -ldl -pthread
+LIBS := -Wl,-Bstatic -llua5.4 -lyaml -ljansson -lpcre2-8 -lutf8proc -Wl,-Bdynamic -lm -ldl -pthread
 
 GEN_SRC := $(wildcard tilegen/base/*.c) $(filter-out tilegen/main.c,$(wildcard tilegen/*.c))
 RUN_SRC := $(filter-out runtime/main.c,$(wildcard runtime/*.c))

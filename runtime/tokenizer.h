@@ -11,6 +11,8 @@ Tokenizer *tokenizer_read(Ctx *ctx, Source *source);
 Tokenizer *tokenizer_open(Ctx *ctx, const char *path); // file_read with a cap of 64 MiB
 void tokenizer_free(Tokenizer *tokenizer);
 int tokenizer_vocab(const Tokenizer *tokenizer);
+// The token that begins every sequence (post_processor), or -1.
+int tokenizer_bos(const Tokenizer *tokenizer);
 
 // Ids of `length` bytes of text (any bytes; invalid UTF-8 is encoded byte by byte). Added tokens in the text become
 // their ids when `special`. *ids in the ctx's arena.

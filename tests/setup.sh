@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian/Ubuntu packages that the build needs and that are missing. Exit 3 when it may not.
 set -eu
-packages=(gcc make git pkg-config liblua5.4-dev libyaml-dev libjansson-dev libpcre2-dev)
+packages=(gcc make git pkg-config liblua5.4-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -1,0 +1,321 @@
+#include "tilerun.h"
+#include "text.h"
+#include "version.h"
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef enum OptionId {
+#define OPTION(id, name, arg, commands, meaning) OPTION_##id,
+#include "options.def"
+#undef OPTION
+    OPTION_COUNT
+} OptionId;
+
+static const struct {
+    const char *name, *arg, *commands, *meaning;
+} options[] = {
+#define OPTION(id, name, arg, commands, meaning) {name, arg, commands, meaning},
+#include "options.def"
+#undef OPTION
+};
+
+static const struct {
+    const char *name, *meaning;
+} commands[] = {{"generate", "decode text; the text alone goes to standard output"},
+                {"logits", "logits of every position of a file of ids"},
+                {"bench", "time rounds of decoding"}};
+enum { COMMANDS = 3, USAGE = 2, ENVIRONMENT = 3 };
+
+typedef struct Settings {
+    const char *value[OPTION_COUNT]; // "" for a flag that is set
+    const char *bundle;
+    long threads, context, max_tokens, top_k, rounds;
+    double temperature, top_p;
+    unsigned long long seed;
+} Settings;
+
+// The only global: a signal handler has no other way to the session.
+static tr_session *volatile interrupted_session;
+static void on_interrupt(int number) {
+    (void)number;
+    if (interrupted_session) tr_cancel(interrupted_session);
+}
+
+static void help(void) {
+    printf("tilerun %s: decode with a bundle of tilegen and a checkpoint\n\n", TILEGEN_VERSION);
+    for (int i = 0; i < COMMANDS; i++)
+        printf("  tilerun %-8s BUNDLE [options]   %s\n", commands[i].name, commands[i].meaning);
+    printf("\n");
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        char head[40], where[40] = "";
+        snprintf(head, sizeof head, "%s%s%s", options[i].name, options[i].arg ? " " : "",
+                 options[i].arg ? options[i].arg : "");
+        for (int c = 0; c < COMMANDS && strlen(options[i].commands) < COMMANDS; c++)
+            if (strchr(options[i].commands, commands[c].name[0])) {
+                strcat(where, where[0] ? ", " : " (");
+                strcat(where, commands[c].name);
+            }
+        printf("  %-20s %s%s%s\n", head, options[i].meaning, where, where[0] ? ")" : "");
+    }
+    printf("\nExit: 0 ok, 1 the input has errors, 2 usage, 3 environment, 4 failed verification, 130 interrupted.\n");
+}
+
+static int usage(const char *format, const char *word) {
+    fputs("error: ", stderr);
+    fprintf(stderr, format, word);
+    fputs("\nhelp: tilerun --help\n", stderr);
+    return USAGE;
+}
+
+static int read_number(const char *text, double lo, double hi, bool whole, double *out, const char *name) {
+    char *end, wanted[160];
+    errno = 0;
+    *out = strtod(text, &end);
+    if (!*end && end != text && !errno && *out >= lo && *out <= hi && (!whole || *out == floor(*out))) return 0;
+    snprintf(wanted, sizeof wanted, "%s wants a %snumber from %g to %g, not \"%%s\"", name, whole ? "whole " : "", lo,
+             hi);
+    return usage(wanted, text);
+}
+
+static int read_numbers(Settings *s) {
+    static const struct {
+        OptionId id;
+        double lo, hi, otherwise;
+        bool whole;
+    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},       {OPTION_CONTEXT, 16, 1 << 24, 0, true},
+                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true}, {OPTION_TOP_K, 0, 1 << 24, 0, true},
+                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},    {OPTION_TEMPERATURE, 0, 100, 0, false},
+                   {OPTION_TOP_P, 1e-6, 1, 1, false},        {OPTION_SEED, 0, 9007199254740992.0, 0, true}};
+    double value[8];
+    for (int i = 0; i < 8; i++) {
+        const char *text = s->value[numbers[i].id];
+        value[i] = numbers[i].otherwise;
+        if (text &&
+            read_number(text, numbers[i].lo, numbers[i].hi, numbers[i].whole, &value[i], options[numbers[i].id].name))
+            return USAGE;
+    }
+    s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
+    s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
+    return 0;
+}
+
+static int read_arguments(int argc, char **argv, int command, Settings *s) {
+    for (int i = 2; i < argc; i++) {
+        char *word = argv[i], *equals = strchr(word, '=');
+        if (strncmp(word, "--", 2) != 0) {
+            if (s->bundle) return usage("one bundle, not also \"%s\"", word);
+            s->bundle = word;
+            continue;
+        }
+        size_t length = equals ? (size_t)(equals - word) : strlen(word);
+        int o = 0;
+        while (o < OPTION_COUNT && (strlen(options[o].name) != length || strncmp(options[o].name, word, length) != 0))
+            o++;
+        if (o == OPTION_COUNT) return usage("unknown option %s", word);
+        if (!strchr(options[o].commands, commands[command].name[0]))
+            return usage("this command has no option %s", options[o].name);
+        if (!options[o].arg && equals) return usage("%s takes no value", options[o].name);
+        if (!options[o].arg)
+            s->value[o] = "";
+        else if (equals)
+            s->value[o] = equals + 1;
+        else if (i + 1 < argc)
+            s->value[o] = argv[++i];
+        else
+            return usage("%s wants a value", options[o].name);
+    }
+    if (!s->bundle) return usage("%s wants a bundle", commands[command].name);
+    if (!s->value[OPTION_WEIGHTS]) return usage("%s is missing: a folder, or synthetic:SEED", "--weights");
+    return read_numbers(s);
+}
+
+static void print_text(void *user, const char *bytes, size_t length) {
+    (void)user;
+    fwrite(bytes, 1, length, stdout);
+    fflush(stdout);
+}
+
+// Text of a JSON result is collected as it comes.
+typedef struct Collected {
+    char *at;
+    size_t length, room;
+} Collected;
+static void collect(void *user, const char *bytes, size_t length) {
+    Collected *c = user;
+    if (c->length + length + 1 > c->room) {
+        size_t room = (c->length + length + 1) * 2;
+        char *grown = realloc(c->at, room);
+        if (!grown) return;
+        c->at = grown;
+        c->room = room;
+    }
+    memcpy(c->at + c->length, bytes, length);
+    c->length += length;
+}
+
+static void print_json(const tr_result *r, const Collected *text) {
+    static const char hex[] = "0123456789abcdef";
+    printf("{\"tokens\": [");
+    for (size_t i = 0; i < r->count; i++) printf("%s%d", i ? ", " : "", r->tokens[i]);
+    printf("], \"text\": \"");
+    // The stream gives whole UTF-8 sequences but for bytes that are none, which print as U+FFFD.
+    for (size_t i = 0; i < text->length; i++) {
+        unsigned char c = (unsigned char)text->at[i];
+        size_t need = c < 0x80                ? 1
+                      : c >= 0xF0 && c < 0xF5 ? 4
+                      : c >= 0xE0 && c < 0xF0 ? 3
+                      : c >= 0xC2 && c < 0xE0 ? 2
+                                              : 0,
+               good = 1;
+        while (need && good < need && i + good < text->length && ((unsigned char)text->at[i + good] & 0xC0) == 0x80)
+            good++;
+        if (c == '"' || c == '\\')
+            printf("\\%c", c);
+        else if (c < 0x20 || c == 0x7F)
+            printf("\\u00%c%c", hex[c >> 4], hex[c & 15]);
+        else if (!need || good < need)
+            printf("\xEF\xBF\xBD");
+        else {
+            fwrite(text->at + i, 1, need, stdout);
+            i += need - 1;
+        }
+    }
+    printf("\", \"prompt_tokens\": %zu, \"rounds\": %d, \"acceptance\": %.4f, \"histogram\": [", r->prompt_tokens,
+           r->rounds, r->acceptance);
+    for (int n = 1; n <= TR_MAX_BLOCK; n++) printf("%s%ld", n > 1 ? ", " : "", r->histogram[n]);
+    double tokens = (double)(r->count ? r->count - 1 : 0);
+    printf("], \"tokens_per_second\": %.1f, \"prompt_seconds\": %.4f, \"decode_seconds\": %.4f, \"ended\": %s}\n",
+           r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->prompt_seconds, r->decode_seconds,
+           r->ended ? "true" : "false");
+}
+
+// The first token comes from the prompt's last round; rates count what the rounds after it gave.
+static void print_stats(const tr_result *r) {
+    double tokens = (double)(r->count ? r->count - 1 : 0);
+    fprintf(stderr, "\n%zu tokens in %d rounds: %.1f token/s, acceptance length %.2f; prompt of %zu tokens in %.2f s\n",
+            r->count, r->rounds, r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->acceptance,
+            r->prompt_tokens, r->prompt_seconds);
+    fprintf(stderr, "rounds by tokens emitted, 1 to %d:", TR_MAX_BLOCK);
+    for (int n = 1; n <= TR_MAX_BLOCK; n++) fprintf(stderr, " %ld", r->histogram[n]);
+    fputc('\n', stderr);
+}
+
+static int generate(tr_session *session, const Settings *s) {
+    bool json = s->value[OPTION_JSON] != NULL;
+    Collected text = {0};
+    tr_request request = {.prompt = s->value[OPTION_PROMPT],
+                          .max_tokens = (int)s->max_tokens,
+                          .temperature = s->temperature,
+                          .top_k = (int)s->top_k,
+                          .top_p = s->top_p,
+                          .seed = s->seed,
+                          .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
+                          .on_text = json ? collect : print_text,
+                          .user = &text};
+    tr_result result;
+    int code = 0;
+    if (request.prompt)
+        request.prompt_length = strlen(request.prompt);
+    else
+        code = tr_read_tokens(session, s->value[OPTION_TOKENS], &request.tokens, &request.token_count);
+    if (code == 0) code = tr_generate(session, &request, &result);
+    if (code == 0 || code == 130) {
+        if (json)
+            print_json(&result, &text);
+        else
+            print_stats(&result);
+    }
+    free(text.at);
+    return code;
+}
+
+static int logits(tr_session *session, const Settings *s) {
+    const int *tokens;
+    size_t count;
+    int code = tr_read_tokens(session, s->value[OPTION_TOKENS], &tokens, &count);
+    return code ? code : tr_logits_file(session, tokens, count, s->value[OPTION_OUT]);
+}
+
+static int by_value(const void *a, const void *b) {
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
+
+// Times rounds after a short prompt of arbitrary ids.
+static int bench(tr_session *session, const Settings *s) {
+    int prompt[16];
+    for (int i = 0; i < 16; i++) prompt[i] = (i * 37 + 5) % tr_vocab(session);
+    tr_request request = {.tokens = prompt,
+                          .token_count = 16,
+                          .max_tokens = (int)s->rounds,
+                          .temperature = s->temperature,
+                          .top_k = (int)s->top_k,
+                          .top_p = s->top_p,
+                          .seed = s->seed,
+                          .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
+                          .ignore_end = true};
+    tr_result r;
+    request.max_tokens = (int)s->rounds * (request.no_draft || !tr_has_drafter(session) ? 1 : TR_MAX_BLOCK) + 1;
+    int code = tr_generate(session, &request, &r);
+    if (code) return code;
+    int rounds = r.rounds < s->rounds ? r.rounds : (int)s->rounds;
+    double *sorted = malloc((size_t)(rounds + 1) * sizeof *sorted), sum = 0;
+    if (!sorted) return ENVIRONMENT;
+    memcpy(sorted, r.round_seconds, (size_t)rounds * sizeof *sorted);
+    qsort(sorted, (size_t)rounds, sizeof *sorted, by_value);
+    for (int i = 0; i < rounds; i++) sum += sorted[i];
+    double median = sorted[rounds / 2] * 1e3, low = sorted[rounds / 20] * 1e3,
+           high = sorted[rounds - 1 - rounds / 20] * 1e3;
+    double rate = r.acceptance / (sum / rounds);
+    if (s->value[OPTION_JSON])
+        printf("{\"rounds\": %d, \"ms\": {\"median\": %.4f, \"p5\": %.4f, \"p95\": %.4f}, \"acceptance\": %.4f, "
+               "\"tokens_per_second\": %.1f}\n",
+               rounds, median, low, high, r.acceptance, rate);
+    else
+        printf("%d rounds: median %.3f ms (5 %%: %.3f, 95 %%: %.3f), acceptance length %.2f, %.1f token/s\n", rounds,
+               median, low, high, r.acceptance, rate);
+    free(sorted);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    Settings s = {0};
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        help();
+        return argc < 2 ? USAGE : 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) return printf("tilerun %s\n", TILEGEN_VERSION) < 0;
+    int command = 0;
+    while (command < COMMANDS && strcmp(argv[1], commands[command].name) != 0) command++;
+    if (command == COMMANDS) return usage("no command \"%s\"", argv[1]);
+    for (int i = 2; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0) return help(), 0;
+    if (read_arguments(argc, argv, command, &s)) return USAGE;
+    if (command == 0 && !s.value[OPTION_PROMPT] == !s.value[OPTION_TOKENS])
+        return usage("%s wants --prompt or --tokens", "generate");
+    if (command == 1 && (!s.value[OPTION_TOKENS] || !s.value[OPTION_OUT]))
+        return usage("%s wants --tokens and --out", "logits");
+
+    tr_session *session;
+    tr_options open = {s.bundle, s.value[OPTION_WEIGHTS], (int)s.threads, (int)s.context, s.value[OPTION_HOST] != NULL};
+    int code = tr_open(&open, &session);
+    interrupted_session = session;
+    signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
+    if (code == 0)
+        code = command == 0 ? generate(session, &s) : command == 1 ? logits(session, &s) : bench(session, &s);
+    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
+        fprintf(stderr, "error[E0004]: cannot write to standard output: %s\n", strerror(errno));
+        code = ENVIRONMENT;
+    }
+    if (session)
+        tr_print_errors(session, stderr, false);
+    else
+        fputs("error[E0001]: out of memory\n", stderr);
+    interrupted_session = NULL;
+    tr_close(session);
+    return code;
+}

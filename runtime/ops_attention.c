@@ -1,0 +1,276 @@
+#include "ops.h"
+#include <math.h>
+#include <string.h>
+
+static int q_row(const Heads *h, int head) { return head / h->heads * h->rows + head % h->heads * h->qk; }
+static int k_row(const Heads *h, int head) {
+    return head / h->kv_heads * h->rows + h->heads * h->qk + head % h->kv_heads * h->qk;
+}
+static int v_row(const Heads *h, int head) {
+    return head / h->kv_heads * h->rows + (h->heads + h->kv_heads) * h->qk + head % h->kv_heads * h->v;
+}
+
+// What the cache keeps of a number.
+static float cached(const Engine *e, float value) { return e->cache16 ? bf16_to_float(float_to_bf16(value)) : value; }
+
+// One row's own key and value of a kv head, as the cache will keep them.
+static void own_key(const OpCall *c, const Attention *a, const float *norm, double eps, const float *k,
+                    const float *rope, float *out) {
+    if (norm)
+        vector_rms(k, norm, a->qk_dim, eps, out);
+    else
+        memcpy(out, k, (size_t)a->qk_dim * sizeof *out);
+    vector_rope(out, rope, a->rope.rotary);
+    for (int i = 0; i < a->qk_dim; i++) out[i] = cached(c->e, out[i]);
+}
+static void own_value(const OpCall *c, const Attention *a, const float *v, float *out) {
+    for (int i = 0; i < a->v_dim; i++) out[i] = cached(c->e, v[i] * (float)a->value_scale);
+}
+
+static void cache_store(const Engine *e, const Cache *cache, const Attention *a, int head, int position, const float *k,
+                        const float *v) {
+    size_t row = (size_t)head * (size_t)e->context + (size_t)position;
+    for (int i = 0; i < a->qk_dim; i++) {
+        if (e->cache16)
+            cache->k16[row * (size_t)a->qk_dim + (size_t)i] = float_to_bf16(k[i]);
+        else
+            cache->k32[row * (size_t)a->qk_dim + (size_t)i] = k[i];
+    }
+    for (int i = 0; i < a->v_dim; i++) {
+        if (e->cache16)
+            cache->v16[row * (size_t)a->v_dim + (size_t)i] = float_to_bf16(v[i]);
+        else
+            cache->v32[row * (size_t)a->v_dim + (size_t)i] = v[i];
+    }
+}
+
+// Positions [from, to) of a kv head into the thread's scratch, at the place of `from` in its chunk.
+static void cache_load(const OpCall *c, const Cache *cache, const Attention *a, int head, int from, int to, int base) {
+    size_t row = (size_t)head * (size_t)c->e->context + (size_t)from, qk = (size_t)a->qk_dim, v = (size_t)a->v_dim;
+    float *keys = c->s->keys + (size_t)(from - base) * qk, *values = c->s->values + (size_t)(from - base) * v;
+    int count = to - from;
+    if (c->e->cache16) {
+        vector_from_bf16(cache->k16 + row * qk, keys, count * a->qk_dim);
+        vector_from_bf16(cache->v16 + row * v, values, count * a->v_dim);
+    } else {
+        memcpy(keys, cache->k32 + row * qk, (size_t)count * qk * sizeof *keys);
+        memcpy(values, cache->v32 + row * v, (size_t)count * v * sizeof *values);
+    }
+}
+
+// Folds `count` keys of scratch, from `first` on, into a row's partial: their own maximum, sum and output first, then
+// both joined. So a partial depends on where the chunks are cut, and on nothing else.
+static void fold_keys(const OpCall *c, const Attention *a, const float *q, int first, int count, Partial *p) {
+    float scores[CHUNK], out[1024], max = 0, sum = 0, scale = 1.0f / sqrtf((float)a->qk_dim);
+    if (count <= 0) return;
+    vector_dots(q, c->s->keys + (size_t)first * (size_t)a->qk_dim, (size_t)a->qk_dim, count, a->qk_dim, scores, 1);
+    for (int j = 0; j < count; j++) {
+        scores[j] *= scale;
+        max = j == 0 || scores[j] > max ? scores[j] : max;
+    }
+    memset(out, 0, (size_t)a->v_dim * sizeof *out);
+    for (int j = 0; j < count; j++) {
+        float w = expf(scores[j] - max);
+        sum += w;
+        vector_add_scaled(out, c->s->values + (size_t)(first + j) * (size_t)a->v_dim, w, a->v_dim);
+    }
+    float top = p->sum == 0 || max > p->max ? max : p->max;
+    float old = p->sum == 0 ? 0 : expf(p->max - top), fresh = expf(max - top);
+    for (int i = 0; i < a->v_dim; i++) p->out[i] = p->out[i] * old + out[i] * fresh;
+    p->sum = p->sum * old + sum * fresh;
+    p->max = top;
+}
+
+static void join(const Attention *a, Partial *p, const Partial *q) {
+    if (q->sum == 0) return;
+    float top = p->sum == 0 || q->max > p->max ? q->max : p->max;
+    float old = p->sum == 0 ? 0 : expf(p->max - top), fresh = expf(q->max - top);
+    for (int i = 0; i < a->v_dim; i++) p->out[i] = p->out[i] * old + q->out[i] * fresh;
+    p->sum = p->sum * old + q->sum * fresh;
+    p->max = top;
+}
+
+// The sink takes part in the denominator only.
+static void finish(const OpCall *c, const Attention *a, Partial *p, const float *sink, int head, float *out) {
+    float sum = p->sum, scale = 1;
+    if (sink) {
+        float top = p->sum == 0 || sink[head] > p->max ? sink[head] : p->max;
+        scale = p->sum == 0 ? 0 : expf(p->max - top);
+        sum = sum * scale + expf(sink[head] - top);
+    }
+    for (int i = 0; i < a->v_dim; i++) out[i] = keep(c->e, sum > 0 ? p->out[i] * scale / sum : 0);
+}
+
+void op_append(const OpCall *c) {
+    LayerAttention kind = c->e->model->layers[c->layer].attention;
+    const Attention *a = &c->e->model->attention[kind];
+    const Heads *h = &c->e->heads[kind];
+    const LayerWeights *w = c->r->layers[c->layer].whole;
+    size_t width = (size_t)c->e->shape.qkv_rows[kind];
+    float *k = c->s->head, *v = k + a->qk_dim;
+    for (int head = c->lo; head < c->hi; head++)
+        for (int i = 0; i < c->rows; i++) {
+            const float *row = c->r->qkv + (size_t)i * width;
+            own_key(c, a, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
+            own_value(c, a, row + v_row(h, head), v);
+            cache_store(c->e, &c->r->kv[c->layer], a, head, c->r->state.start + i, k, v);
+        }
+}
+
+// One query head, part `part` of `split`: chunk n belongs to part n mod split.
+static void attend(const OpCall *c, LayerAttention kind, int head, int part, Partial *partials) {
+    const Engine *e = c->e;
+    const Attention *a = &e->model->attention[kind];
+    const Heads *h = &e->heads[kind];
+    const LayerWeights *w = c->r->layers[c->layer].whole;
+    int start = c->r->state.start, last = start + c->rows - 1,
+        group = head * (h->chunks * h->kv_heads) / (h->chunks * h->heads);
+    int from = a->window && start - a->window + 1 > 0 ? start - a->window + 1 : 0;
+    size_t width = (size_t)e->shape.qkv_rows[kind], qk = (size_t)a->qk_dim;
+    float *q = c->s->head;
+    for (int i = 0; i < c->rows; i++) {
+        const float *row = c->r->qkv + (size_t)i * width + q_row(h, head);
+        if (w->q_norm)
+            vector_rms(row, w->q_norm, a->qk_dim, e->model->eps, q + (size_t)i * qk);
+        else
+            memcpy(q + (size_t)i * qk, row, qk * sizeof *q);
+        vector_rope(q + (size_t)i * qk, c->r->rope[kind] + i * a->rope.rotary, a->rope.rotary);
+    }
+    for (int chunk = from / CHUNK; chunk * CHUNK <= last; chunk++) {
+        if (chunk % e->split != part) continue;
+        int base = chunk * CHUNK, lo = base > from ? base : from,
+            hi = base + CHUNK <= last + 1 ? base + CHUNK : last + 1;
+        if (lo < start) cache_load(c, &c->r->kv[c->layer], a, group, lo, hi < start ? hi : start, base);
+        for (int p = lo > start ? lo : start; p < hi; p++) {
+            const float *row = c->r->qkv + (size_t)(p - start) * width;
+            own_key(c, a, w->k_norm, e->model->eps, row + k_row(h, group),
+                    c->r->rope[kind] + (p - start) * a->rope.rotary, c->s->keys + (size_t)(p - base) * qk);
+            own_value(c, a, row + v_row(h, group), c->s->values + (size_t)(p - base) * (size_t)a->v_dim);
+        }
+        for (int i = 0; i < c->rows; i++) {
+            int position = start + i,
+                first = a->window && position - a->window + 1 > lo ? position - a->window + 1 : lo;
+            int end = hi < position + 1 ? hi : position + 1;
+            fold_keys(c, a, q + (size_t)i * qk, first - base, end - first, &partials[i]);
+        }
+    }
+}
+
+void op_attention(const OpCall *c) {
+    LayerAttention kind = c->e->model->layers[c->layer].attention;
+    const Attention *a = &c->e->model->attention[kind];
+    const float *sink = c->r->layers[c->layer].whole->sink;
+    int part = c->run->task->part, heads = c->e->shape.heads[kind];
+    for (int head = c->lo; head < c->hi; head++) {
+        float room[MAX_ROWS][1024];
+        Partial own[MAX_ROWS], *partials = own;
+        bool whole = c->e->split == 1;
+        if (!whole) partials = &c->r->parts[((size_t)head * (size_t)c->e->split + (size_t)part) * MAX_ROWS];
+        for (int i = 0; i < c->rows; i++) {
+            if (whole) partials[i].out = room[i];
+            partials[i].max = partials[i].sum = 0;
+            memset(partials[i].out, 0, (size_t)a->v_dim * sizeof(float));
+        }
+        attend(c, kind, head, part, partials);
+        for (int i = 0; whole && i < c->rows; i++)
+            finish(c, a, &partials[i], sink, c->rank * heads + head,
+                   c->r->attn + ((size_t)i * (size_t)heads + (size_t)head) * (size_t)a->v_dim);
+    }
+}
+
+void op_merge(const OpCall *c) {
+    LayerAttention kind = c->e->model->layers[c->layer].attention;
+    const Attention *a = &c->e->model->attention[kind];
+    int heads = c->e->shape.heads[kind];
+    for (int head = c->lo; head < c->hi; head++)
+        for (int i = 0; i < c->rows; i++) {
+            float out[1024] = {0};
+            Partial sum = {0, 0, out};
+            for (int part = 0; part < c->e->split; part++)
+                join(a, &sum, &c->r->parts[((size_t)head * (size_t)c->e->split + (size_t)part) * MAX_ROWS + (size_t)i]);
+            finish(c, a, &sum, c->r->layers[c->layer].whole->sink, c->rank * heads + head,
+                   c->r->attn + ((size_t)i * (size_t)heads + (size_t)head) * (size_t)a->v_dim);
+        }
+}
+
+// The block's slots over the context before it, then over each other. Slot i sees context positions >= start + i - (W -
+// 1).
+void op_draft_attention(const OpCall *c) {
+    const Drafter *drafter = &c->e->model->drafter;
+    const Attention *a = &drafter->attention;
+    const Heads *h = &c->e->draft_heads;
+    const LayerWeights *w = c->r->draft_layers[c->layer].whole;
+    int start = c->r->state.start, heads = c->e->shape.draft_heads;
+    size_t width = (size_t)c->e->shape.draft_qkv_rows, qk = (size_t)a->qk_dim, v = (size_t)a->v_dim;
+    float *q = c->s->head;
+    for (int head = c->lo; head < c->hi; head++) {
+        float room[MAX_ROWS][1024];
+        Partial partials[MAX_ROWS];
+        int group = head * h->kv_heads / h->heads,
+            from = a->window && start - a->window + 1 > 0 ? start - a->window + 1 : 0;
+        for (int i = 0; i < c->rows; i++) {
+            const float *row = c->r->dqkv + (size_t)i * width + q_row(h, head);
+            partials[i] = (Partial){0, 0, room[i]};
+            memset(room[i], 0, v * sizeof(float));
+            if (w->q_norm)
+                vector_rms(row, w->q_norm, a->qk_dim, drafter->eps, q + (size_t)i * qk);
+            else
+                memcpy(q + (size_t)i * qk, row, qk * sizeof *q);
+            vector_rope(q + (size_t)i * qk, c->r->rope[2] + i * a->rope.rotary, a->rope.rotary);
+        }
+        for (int base = from / CHUNK * CHUNK; base < start; base += CHUNK) {
+            int lo = base > from ? base : from, hi = base + CHUNK < start ? base + CHUNK : start;
+            cache_load(c, &c->r->dkv[c->layer], a, group, lo, hi, base);
+            for (int i = 0; i < c->rows; i++) {
+                int first = a->window && start + i - a->window + 1 > lo ? start + i - a->window + 1 : lo;
+                fold_keys(c, a, q + (size_t)i * qk, first - base, hi - first, &partials[i]);
+            }
+        }
+        for (int i = 0; i < c->rows; i++) {
+            const float *row = c->r->dqkv + (size_t)i * width;
+            own_key(c, a, w->k_norm, drafter->eps, row + k_row(h, group), c->r->rope[2] + i * a->rope.rotary,
+                    c->s->keys + (size_t)i * qk);
+            own_value(c, a, row + v_row(h, group), c->s->values + (size_t)i * v);
+        }
+        for (int i = 0; i < c->rows; i++) {
+            fold_keys(c, a, q + (size_t)i * qk, 0, drafter->causal ? i + 1 : c->rows, &partials[i]);
+            finish(c, a, &partials[i], w->sink, c->rank * heads + head,
+                   c->r->dattn + ((size_t)i * (size_t)heads + (size_t)head) * v);
+        }
+    }
+}
+
+// Keys and values of the context for one drafter layer, of what the taps say: no input norm but hidden_norm.
+void op_context(const OpCall *c) {
+    const Engine *e = c->e;
+    const Drafter *drafter = &e->model->drafter;
+    const Attention *a = &drafter->attention;
+    const RankLayer *layer = &c->r->draft_layers[c->layer];
+    int hidden = e->model->hidden, slice = e->shape.hidden_slice;
+    float *gathered = c->s->second, *k = c->s->head, *v = k + (size_t)MAX_ROWS * (size_t)a->qk_dim;
+    for (int i = 0; i < c->rows; i++) {
+        for (int rank = 0; rank < e->ranks; rank++)
+            memcpy(gathered + (size_t)rank * (size_t)slice,
+                   c->r->c + ((size_t)rank * (size_t)e->rows + (size_t)i) * (size_t)slice,
+                   (size_t)slice * sizeof(float));
+        vector_rms(gathered, e->weights->drafter.hidden_norm, hidden, drafter->eps,
+                   c->s->normed + (size_t)i * (size_t)hidden);
+    }
+    for (int head = c->lo; head < c->hi; head++) {
+        for (int n = 0; n < a->qk_dim; n++) {
+            matrix_decode(&layer->qkv[1], head * a->qk_dim + n, 0, hidden, c->s->row);
+            vector_dots(c->s->row, c->s->normed, (size_t)hidden, c->rows, hidden, k + n, (size_t)a->qk_dim);
+        }
+        for (int n = 0; n < a->v_dim; n++) {
+            matrix_decode(&layer->qkv[2], head * a->v_dim + n, 0, hidden, c->s->row);
+            vector_dots(c->s->row, c->s->normed, (size_t)hidden, c->rows, hidden, v + n, (size_t)a->v_dim);
+        }
+        for (int i = 0; i < c->rows; i++) {
+            float key[1024], value[1024];
+            own_key(c, a, layer->whole->k_norm, drafter->eps, k + i * a->qk_dim, c->r->rope[2] + i * a->rope.rotary,
+                    key);
+            own_value(c, a, v + i * a->v_dim, value);
+            cache_store(e, &c->r->dkv[c->layer], a, head, c->r->state.start + i, key, value);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+// libtilerun: decode with a bundle and a checkpoint.
+//
+//   tr_session *s;
+//   int code = tr_open(&(tr_options){.bundle = "demo.bundle", .weights = "models/demo"}, &s);
+//   if (code == 0) code = tr_generate(s, &request, &result);
+//   if (code != 0) tr_print_errors(s, stderr, false);
+//   tr_close(s);
+//
+// Rules
+//   1. Functions return an exit code: 0 ok, 1 the input has errors, 3 environment, 4 a result failed verification, 130
+//      cancelled. What is wrong is kept in the session until printed. Nothing here exits or prints by itself.
+//   2. A session serves one request at a time, from one thread; its own threads are its business. tr_cancel may be
+//   called
+//      from anywhere, also from a signal handler.
+//   3. Pointers in a result belong to the session and live until its next call or its end.
+//   4. All memory of decoding is allocated by tr_open.
+#ifndef TILERUN_H
+#define TILERUN_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef struct tr_session tr_session;
+
+typedef struct tr_options {
+    const char *bundle;  // file that `tilegen build` wrote
+    const char *weights; // folder of the checkpoint, or "synthetic:SEED"
+    int threads;         // 0: as many as there are processors
+    int context;         // positions to keep; 0: the model's
+    bool host;           // run a GPU SKU's bundle on the host executor
+} tr_options;
+
+enum { TR_MAX_BLOCK = 8 };
+
+typedef struct tr_request {
+    const char *prompt; // bytes, or NULL with `tokens`
+    size_t prompt_length;
+    const int *tokens; // ids
+    size_t token_count;
+    int max_tokens;     // 0: to the end of the context
+    double temperature; // 0: greedy
+    int top_k;          // 0: all
+    double top_p;       // 0 or 1: all
+    uint64_t seed;
+    bool no_draft;
+    bool ignore_end;                                               // do not stop at end tokens
+    void (*on_text)(void *user, const char *bytes, size_t length); // as it comes; may be NULL
+    void *user;
+} tr_request;
+
+typedef struct tr_result {
+    const int *tokens; // generated
+    size_t count;
+    size_t prompt_tokens;
+    int rounds;                       // after the prompt
+    double acceptance;                // tokens a round, in [1, 8]
+    long histogram[TR_MAX_BLOCK + 1]; // [n]: rounds that emitted n tokens
+    double prompt_seconds, decode_seconds;
+    bool ended;                  // by an end token
+    const double *round_seconds; // [rounds]
+} tr_result;
+
+// *out is set also on failure (for tr_print_errors), but for lack of memory, when it is NULL and 3 is returned.
+int tr_open(const tr_options *options, tr_session **out);
+void tr_close(tr_session *session);
+int tr_generate(tr_session *session, const tr_request *request, tr_result *result);
+// float32 logits [count, vocab] of every position of `tokens`, into `out` (caller's, tr_vocab(s) * count floats).
+int tr_logits(tr_session *session, const int *tokens, size_t count, float *out);
+// Writes them as a safetensors file with the tensor `logits`.
+int tr_logits_file(tr_session *session, const int *tokens, size_t count, const char *path);
+// Whitespace-separated ids of a file ("-": standard input).
+int tr_read_tokens(tr_session *session, const char *path, const int **tokens, size_t *count);
+int tr_vocab(const tr_session *session);
+bool tr_has_drafter(const tr_session *session);
+bool tr_has_tokenizer(const tr_session *session);
+void tr_cancel(tr_session *session);
+void tr_print_errors(tr_session *session, FILE *out, bool json);
+#endif

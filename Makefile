@@ -44,7 +44,7 @@ $(B)/tilerun: $(B)/obj/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 # A test is one program; it prints TAP lines (see tests/check.h).
 $(B)/tests/%: tests/%.c tests/check.h $(B)/libtilerun.a $(B)/libtilegen.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -Itests $< $(filter %.c,$^) $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
+	$(CC) $(ALL_CFLAGS) -Itests $(filter %.c,$^) $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
 $(B)/tests/test_alloc: LIBS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 tests: $(TESTS)
 

@@ -4,6 +4,19 @@
 #include <stdarg.h>
 #include <string.h>
 
+// Names of buffers or counters, for look-ups that do not grow with their number.
+enum {
+    SLOTS = 2048,
+    MAX_ENTRIES = 1 << 20,
+    MAX_BODIES = 256,
+    MAX_LINES_OF_ROUND = 1024
+}; // a power of two, at least twice the most names
+typedef struct Names {
+    const char *at[SLOTS / 2];
+    int count;
+    short slots[SLOTS]; // 1 + index of the name, 0: free
+} Names;
+
 // One pass over the text, line by line; `at` never leaves [text, end], and the text ends with a zero byte.
 typedef struct Parse {
     Ctx *ctx;
@@ -12,6 +25,8 @@ typedef struct Parse {
     uint32_t line;
     bool failed;
     Prog *prog;
+    Names buffer_names, counter_names;
+    int entry_count;
     LIST(Buffer) buffers;
     LIST(Counter) counters;
     LIST(Body) bodies;
@@ -93,18 +108,32 @@ static char *name(Parse *p, bool dashes) {
     return out;
 }
 
-// Ends the line at hand and goes to the next that is not empty.
-static bool line_end(Parse *p) {
-    skip_spaces(p);
-    if (*p->at && *p->at != '\n') return fail(p, p->at, "the line should end here");
-    while (*p->at == '\n') {
-        p->at++;
-        p->line++;
-        p->line_start = p->at;
+// Skips empty lines and those of comments (`# ...`), from the start of a line.
+static void skip_lines(Parse *p) {
+    for (;;) {
         const char *s = p->at;
         while (*s == ' ') s++;
-        if (*s == '\n') p->at = s;
+        if (*s == '#')
+            while (*s && *s != '\n') s++;
+        if (*s != '\n') {
+            if (!*s) p->at = s;
+            return;
+        }
+        p->at = s + 1;
+        p->line++;
+        p->line_start = p->at;
     }
+}
+
+// Ends the line at hand and goes to the next that says something.
+static bool line_end(Parse *p) {
+    skip_spaces(p);
+    if (!*p->at) return true;
+    if (*p->at != '\n') return fail(p, p->at, "the line should end here");
+    p->at++;
+    p->line++;
+    p->line_start = p->at;
+    skip_lines(p);
     return true;
 }
 
@@ -121,33 +150,50 @@ static bool lookup_failed(Parse *p, const char *at, const char *what, const char
     return false;
 }
 
-static bool find_buffer(Parse *p, int *out) {
-    skip_spaces(p);
-    const char *at = p->at;
-    char *word = name(p, false);
-    if (!word) return false;
-    for (size_t i = 0; i < p->buffers.count; i++)
-        if (strcmp(p->buffers.at[i].name, word) == 0) return *out = (int)i, true;
-    const char **names = ARENA_ARRAY(p->ctx->arena, const char *, p->buffers.count + 1);
-    for (size_t i = 0; i < p->buffers.count; i++) names[i] = p->buffers.at[i].name;
-    return lookup_failed(p, at, "buffer", word, names, p->buffers.count);
+static short *names_slot(Names *names, const char *word, size_t length) {
+    uint32_t hash = 2166136261u; // FNV-1a
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)word[i]) * 16777619u;
+    for (;; hash++) {
+        short *slot = &names->slots[hash % SLOTS];
+        if (!*slot) return slot;
+        const char *name_there = names->at[*slot - 1];
+        if (strncmp(name_there, word, length) == 0 && !name_there[length]) return slot;
+    }
 }
 
-static bool find_counter(Parse *p, int *out) {
+// A name declared for the first time. NULL after reporting.
+static const char *declare(Parse *p, Names *names, const char *what) {
     skip_spaces(p);
     const char *at = p->at;
     char *word = name(p, false);
-    if (!word) return false;
-    for (size_t i = 0; i < p->counters.count; i++)
-        if (strcmp(p->counters.at[i].name, word) == 0) return *out = (int)i, true;
-    const char **names = ARENA_ARRAY(p->ctx->arena, const char *, p->counters.count + 1);
-    for (size_t i = 0; i < p->counters.count; i++) names[i] = p->counters.at[i].name;
-    return lookup_failed(p, at, "counter", word, names, p->counters.count);
+    if (!word) return NULL;
+    short *slot = names_slot(names, word, strlen(word));
+    if (*slot || names->count == SLOTS / 2) {
+        if (*slot)
+            fail(p, at, "%s \"%s\" is declared twice", what, word);
+        else
+            fail(p, at, "more than %d %ss", SLOTS / 2, what);
+        return NULL;
+    }
+    names->at[names->count++] = word;
+    *slot = (short)names->count;
+    return word;
+}
+
+static bool find(Parse *p, Names *names, const char *what, int *out) {
+    skip_spaces(p);
+    const char *at = p->at;
+    size_t length = word_length(at);
+    if (!length) return fail(p, at, "a %s is wanted here", what);
+    p->at += length;
+    *out = *names_slot(names, at, length) - 1;
+    if (*out >= 0) return true;
+    return lookup_failed(p, at, what, arena_copy(p->ctx->arena, at, length), names->at, (size_t)names->count);
 }
 
 static bool region(Parse *p, Region *out) {
     *out = (Region){0};
-    if (!find_buffer(p, &out->buffer)) return false;
+    if (!find(p, &p->buffer_names, "buffer", &out->buffer)) return false;
     out->all_ranks = accept(p, "@all");
     out->all_layers = accept(p, "*");
     if (!expect(p, "[")) return false;
@@ -197,7 +243,7 @@ static bool waits(Parse *p, Task *task) {
     LIST(Wait) list = {0};
     do {
         Wait w = {0};
-        if (!find_counter(p, &w.counter) || !group(p, &w.group)) return false;
+        if (!find(p, &p->counter_names, "counter", &w.counter) || !group(p, &w.group)) return false;
         if (accept(p, "-") && !number(p, &w.lag)) return false;
         if (!expect(p, ">=") || !number(p, &w.need)) return false;
         LIST_ADD(p->ctx->arena, &list, w);
@@ -211,7 +257,7 @@ static bool signals(Parse *p, Task *task) {
     LIST(Signal) list = {0};
     do {
         Signal s = {0};
-        if (!find_counter(p, &s.counter)) return false;
+        if (!find(p, &p->counter_names, "counter", &s.counter)) return false;
         s.all_ranks = accept(p, "@all");
         if (!group(p, &s.group) || !expect(p, "+") || !number(p, &s.amount)) return false;
         LIST_ADD(p->ctx->arena, &list, s);
@@ -258,6 +304,7 @@ static bool entry(Parse *p, Entry *out) {
     *out = (Entry){0};
     skip_spaces(p);
     const char *start = p->at;
+    if (++p->entry_count > MAX_ENTRIES) return fail(p, start, "more than %d entries", MAX_ENTRIES);
     if (accept(p, "load")) {
         out->kind = ENTRY_LOAD;
         return task(p, &out->task);
@@ -336,6 +383,7 @@ static bool pool(Parse *p, int number_wanted, Pool *out) {
     LIST(Task) items = {0};
     while (at_entry(p)) {
         Task t;
+        if (++p->entry_count > MAX_ENTRIES) return fail(p, p->at, "more than %d entries", MAX_ENTRIES);
         if (!task(p, &t)) return false;
         LIST_ADD(p->ctx->arena, &items, t);
     }
@@ -384,7 +432,7 @@ static bool body(Parse *p, Body *out) {
 
 static bool buffer(Parse *p, Buffer *out) {
     *out = (Buffer){0};
-    if (!(out->name = name(p, false))) return false;
+    if (!(out->name = declare(p, &p->buffer_names, "buffer"))) return false;
     int dtype = 0;
     while (dtype < DTYPE_COUNT && !accept(p, dtype_name((Dtype)dtype))) dtype++;
     if (dtype == DTYPE_COUNT) return fail(p, p->at, "a dtype is wanted here");
@@ -414,7 +462,11 @@ static bool round_item(Parse *p, RoundItem *out) {
     if (!word) return false;
     size_t i = 0;
     while (i < p->bodies.count && strcmp(p->bodies.at[i].name, word) != 0) i++;
-    if (i == p->bodies.count) return fail(p, at, "no body \"%s\"", word);
+    if (i == p->bodies.count) {
+        const char *names[MAX_BODIES];
+        for (i = 0; i < p->bodies.count; i++) names[i] = p->bodies.at[i].name;
+        return lookup_failed(p, at, "body", word, names, i);
+    }
     Index layers;
     if (!range(p, &layers)) return false;
     out->body = (int)i;
@@ -429,8 +481,10 @@ static bool header(Parse *p) {
     if (!expect(p, "model") || !(prog->model = name(p, true)) || !line_end(p)) return false;
     if (!expect(p, "sku") || !(prog->sku = name(p, true)) || !line_end(p)) return false;
     if (!expect(p, "ranks") || !number(p, &prog->ranks) || !line_end(p)) return false;
+    if (!expect(p, "workers")) return false;
+    skip_spaces(p);
     const char *at = p->at;
-    if (!expect(p, "workers") || !number(p, &prog->workers)) return false;
+    if (!number(p, &prog->workers)) return false;
     if (prog->workers < 1 || prog->workers > 1024) return fail(p, at, "workers go from 1 to 1024");
     if (!line_end(p) || !expect(p, "rows") || !number(p, &prog->rows) || !line_end(p)) return false;
     while (accept(p, "role")) {
@@ -458,7 +512,7 @@ static bool whole(Parse *p) {
     }
     while (accept(p, "counter")) {
         Counter c = {0};
-        if (!(c.name = name(p, false)) || !number(p, &c.groups)) return false;
+        if (!(c.name = declare(p, &p->counter_names, "counter")) || !number(p, &c.groups)) return false;
         c.via = accept(p, "data") ? VIA_DATA : VIA_COUNTER;
         if (!line_end(p)) return false;
         LIST_ADD(p->ctx->arena, &p->counters, c);
@@ -466,13 +520,15 @@ static bool whole(Parse *p) {
     while (accept(p, "body")) {
         Body b;
         const char *at = p->at;
-        if (p->bodies.count == 256) return fail(p, at, "more than 256 bodies");
+        if (p->bodies.count == MAX_BODIES) return fail(p, at, "more than %d bodies", MAX_BODIES);
         if (!body(p, &b)) return false;
         LIST_ADD(p->ctx->arena, &p->bodies, b);
     }
     if (!expect(p, "round") || !line_end(p)) return false;
     while (!accept(p, "end")) {
         RoundItem item;
+        if (p->round.count == MAX_LINES_OF_ROUND)
+            return fail(p, p->at, "more than %d lines of the round", MAX_LINES_OF_ROUND);
         if (!round_item(p, &item)) return false;
         LIST_ADD(p->ctx->arena, &p->round, item);
     }
@@ -489,6 +545,7 @@ Prog *prog_parse(Ctx *ctx, Source *source) {
         diag_error(ctx, E0501, source_span(source, strlen(source->text), 1), "a zero byte in a Prog");
         return NULL;
     }
+    skip_lines(p);
     if (!whole(p)) return NULL;
     Prog *prog = p->prog;
     prog->buffers = p->buffers.at;

@@ -9,6 +9,8 @@ typedef struct Verify {
     const Body *body;
     const Task *task;
     const Pool *pool; // when the task is an item
+    bool *pooled;     // [steps of the body]: its tasks are items
+    int layers;       // one more than the highest layer that runs the body
 } Verify;
 
 __attribute__((format(printf, 2, 3))) static bool bad(const Verify *v, const char *format, ...) {
@@ -25,7 +27,26 @@ __attribute__((format(printf, 2, 3))) static bool bad(const Verify *v, const cha
     return false;
 }
 
-enum { MAX_DIM = 1 << 24, MAX_GROUPS = 1 << 16, MAX_NEED = 1 << 28, MAX_KEYS = 4096 };
+enum {
+    MAX_DIM = 1 << 24,
+    MAX_GROUPS = 1 << 16,
+    MAX_NEED = 1 << 28,
+    MAX_KEYS = 4096,
+    MAX_STEPS = 62,
+    MAX_CHUNKS = 4096,
+    MAX_INSTANCES = 1024,
+    MAX_PAGE_BYTES = 1 << 24
+};
+
+// A name that the printed Prog can carry: `extra` are the characters it may have beside letters, digits, '_' and '.'.
+static bool name_fine(const char *name, const char *extra) {
+    if (!name || !*name || strchr(extra, *name)) return false;
+    for (const char *s = name; *s; s++) {
+        bool plain = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9');
+        if (!plain && *s != '_' && *s != '.' && !strchr(extra, *s)) return false;
+    }
+    return true;
+}
 
 static bool verify_region(const Verify *v, const Region *r, bool write) {
     const Prog *prog = v->prog;
@@ -33,6 +54,8 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
     const Buffer *buffer = &prog->buffers[r->buffer];
     if (r->all_ranks && !write) return bad(v, "%s@all is read; only writes go to all ranks", buffer->name);
     if (r->all_layers && !buffer->layers) return bad(v, "%s has no layers", buffer->name);
+    if (buffer->layers && !r->all_layers && v->layers > buffer->layers)
+        return bad(v, "runs layer %d of %s, which has %d", v->layers - 1, buffer->name, buffer->layers);
     for (int d = 0; d < buffer->rank; d++) {
         Index i = r->at[d];
         switch (i.kind) {
@@ -52,6 +75,8 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
         case INDEX_ACTIVE:
             if (write) return bad(v, "%s[active] is written; only reads take all active keys", buffer->name);
             if (!v->body->pool_count) return bad(v, "%s[active] in a body without a pool", buffer->name);
+            if (!v->task || v->task->step <= v->body->pools[0].publisher)
+                return bad(v, "%s[active] before the pool's publisher has ended", buffer->name);
             if (v->body->pools[0].keys != buffer->dims[d])
                 return bad(v, "%s[active] has %d keys, the pool %d", buffer->name, buffer->dims[d],
                            v->body->pools[0].keys);
@@ -121,6 +146,7 @@ static bool verify_pool(Verify *v, const Pool *pool) {
     if (pool->publisher < 0 || pool->publisher >= v->body->step_count)
         return bad(v, "pool %s: no step s%d", pool->name, pool->publisher);
     if (pool->item_count < 1) return bad(v, "pool %s has no items", pool->name);
+    if (pool->chunks < 0 || pool->chunks > MAX_CHUNKS) return bad(v, "pool %s: %d chunks", pool->name, pool->chunks);
     if (pool->chunks && (pool->page_lo < 0 || pool->page_lo >= pool->page_hi || pool->page_hi > v->prog->page_count))
         return bad(v, "pool %s: pages %d:%d of %d", pool->name, pool->page_lo, pool->page_hi, v->prog->page_count);
     for (int t = 0; t < pool->item_count; t++) {
@@ -131,6 +157,7 @@ static bool verify_pool(Verify *v, const Pool *pool) {
             return bad(v, "an item of s%d, not after its publisher s%d", item->step, pool->publisher);
         if (t && item->step < pool->items[t - 1].step) return bad(v, "items come step by step");
         if (item->page_count) return bad(v, "an item's pages are the pool's");
+        v->pooled[item->step] = true;
     }
     v->pool = NULL;
     return true;
@@ -157,10 +184,7 @@ static bool verify_queue(Verify *v, const Queue *queue, Role role, bool placed) 
                 return bad(v, "a load has pages and nothing else");
             if (!t->page_count) return bad(v, "a load without pages");
         }
-        for (int p = 0; p < v->body->pool_count; p++)
-            for (int k = 0; k < v->body->pools[p].item_count; k++)
-                if (v->body->pools[p].items[k].step == entry->task.step)
-                    return bad(v, "s%d belongs to a pool", entry->task.step);
+        if (v->pooled[entry->task.step]) return bad(v, "s%d belongs to a pool", entry->task.step);
     }
     return true;
 }
@@ -168,20 +192,22 @@ static bool verify_queue(Verify *v, const Queue *queue, Role role, bool placed) 
 static bool verify_body(Verify *v, const Body *body) {
     v->body = body;
     v->task = NULL;
-    if (body->step_count < 1 || body->step_count > 62) return bad(v, "%d steps; 1 to 62 are allowed", body->step_count);
+    if (body->step_count < 1 || body->step_count > MAX_STEPS)
+        return bad(v, "%d steps; 1 to %d are allowed", body->step_count, MAX_STEPS);
     if (body->pool_count > 1) return bad(v, "%d pools; at most one", body->pool_count);
+    bool pooled[MAX_STEPS] = {false};
+    v->pooled = pooled;
     for (int i = 0; i < body->pool_count; i++)
         if (!verify_pool(v, &body->pools[i])) return false;
     for (int i = 0; i < body->step_count; i++) {
         const Step *step = &body->steps[i];
         v->task = NULL;
-        for (int p = 0; p < body->pool_count; p++)
-            for (int t = 0; t < body->pools[p].item_count; t++)
-                if (body->pools[p].items[t].step == i) v->pool = &body->pools[p];
+        v->pool = pooled[i] ? &body->pools[0] : NULL;
+        if (step->op < 0 || step->op >= OP_COUNT) return bad(v, "s%d: no op %d", i, (int)step->op);
         for (int c = 0; c < step->cover_count; c++)
             if (!verify_region(v, &step->covers[c], true)) return false;
-        v->pool = NULL;
     }
+    v->pool = NULL;
     if (!body->queues) return verify_queue(v, &body->unplaced, ROLE_COMPUTE, false);
     for (int q = 0; q < v->prog->workers * ROLE_COUNT; q++) {
         Role role = (Role)(q % ROLE_COUNT);
@@ -192,59 +218,79 @@ static bool verify_body(Verify *v, const Body *body) {
     return true;
 }
 
-bool prog_verify(Ctx *ctx, const Prog *prog) {
-    Verify v = {.ctx = ctx, .prog = prog};
-    if (prog->ranks < 1 || prog->ranks > 8) return bad(&v, "%d ranks; 1 to 8 are allowed", prog->ranks);
-    if (prog->workers < 1 || prog->workers > 1024) return bad(&v, "%d workers; 1 to 1024 are allowed", prog->workers);
-    if (prog->rows < 1 || prog->rows > MAX_ROWS) return bad(&v, "%d rows; 1 to %d are allowed", prog->rows, MAX_ROWS);
-    if (prog->page_count < 0 || prog->page_count > 256 || prog->page_bytes < 0)
-        return bad(&v, "%d pages of %d bytes", prog->page_count, prog->page_bytes);
-    for (int r = 0; r < ROLE_COUNT; r++)
-        if (prog->roles[r].used &&
-            (prog->roles[r].warps < 0 || prog->roles[r].warps > 32 || prog->roles[r].registers < 0))
-            return bad(&v, "role %s: %d warps", role_name((Role)r), prog->roles[r].warps);
+static bool verify_header(const Verify *v) {
+    const Prog *prog = v->prog;
+    if (!name_fine(prog->model, "-/")) return bad(v, "\"%s\" is not a model's name", prog->model ? prog->model : "");
+    if (!name_fine(prog->sku, "-/")) return bad(v, "\"%s\" is not an SKU's name", prog->sku ? prog->sku : "");
+    if (prog->ranks < 1 || prog->ranks > 8) return bad(v, "%d ranks; 1 to 8 are allowed", prog->ranks);
+    if (prog->workers < 1 || prog->workers > 1024) return bad(v, "%d workers; 1 to 1024 are allowed", prog->workers);
+    if (prog->rows < 1 || prog->rows > MAX_ROWS) return bad(v, "%d rows; 1 to %d are allowed", prog->rows, MAX_ROWS);
+    if (prog->page_count < 0 || prog->page_count > 256 || prog->page_bytes < 0 || prog->page_bytes > MAX_PAGE_BYTES)
+        return bad(v, "%d pages of %d bytes", prog->page_count, prog->page_bytes);
+    for (int r = 0; r < ROLE_COUNT; r++) {
+        const SchedRole *role = &prog->roles[r];
+        if (role->used && (role->warps < 0 || role->warps > 32 || role->registers < 0 || role->registers > 1024))
+            return bad(v, "role %s: %d warps, %d registers", role_name((Role)r), role->warps, role->registers);
+    }
+    return true;
+}
+
+static bool verify_declarations(const Verify *v) {
+    const Prog *prog = v->prog;
     for (int i = 0; i < prog->buffer_count; i++) {
         const Buffer *b = &prog->buffers[i];
-        if (prog_buffer(prog, b->name) != i) return bad(&v, "buffer %s is declared twice", b->name);
+        if (!name_fine(b->name, "")) return bad(v, "buffer %d has no name that can be printed", i);
+        if (prog_buffer(prog, b->name) != i) return bad(v, "buffer %s is declared twice", b->name);
         if (b->rank < 1 || b->rank > REGION_RANK || b->layers < 0 || b->layers > MAX_LAYERS)
-            return bad(&v, "buffer %s: shape", b->name);
-        for (int d = 0; d < b->rank; d++)
+            return bad(v, "buffer %s: shape", b->name);
+        int64_t elements = 1;
+        for (int d = 0; d < b->rank; d++) {
             if (b->dims[d] < 1 || b->dims[d] > MAX_DIM)
-                return bad(&v, "buffer %s: %d in dimension %d", b->name, b->dims[d], d);
+                return bad(v, "buffer %s: %d in dimension %d", b->name, b->dims[d], d);
+            elements *= b->dims[d];
+            if (elements > INT32_MAX) return bad(v, "buffer %s is too large", b->name);
+        }
     }
     for (int i = 0; i < prog->counter_count; i++) {
         const Counter *c = &prog->counters[i];
-        if (prog_counter(prog, c->name) != i) return bad(&v, "counter %s is declared twice", c->name);
-        if (c->groups < 1 || c->groups > MAX_GROUPS) return bad(&v, "counter %s: %d groups", c->name, c->groups);
+        if (!name_fine(c->name, "")) return bad(v, "counter %d has no name that can be printed", i);
+        if (prog_counter(prog, c->name) != i) return bad(v, "counter %s is declared twice", c->name);
+        if (c->groups < 1 || c->groups > MAX_GROUPS) return bad(v, "counter %s: %d groups", c->name, c->groups);
     }
-    bool placed = prog->body_count && prog->bodies[0].queues;
-    for (int i = 0; i < prog->body_count; i++) {
-        v.body = NULL;
-        v.task = NULL;
-        if ((prog->bodies[i].queues != NULL) != placed) return bad(&v, "some bodies are placed and some are not");
-        if (!verify_body(&v, &prog->bodies[i])) return false;
-    }
-    v.body = NULL;
-    v.task = NULL;
-    if (!prog->round_count) return bad(&v, "the round is empty");
+    return true;
+}
+
+static bool verify_round(const Verify *v) {
+    const Prog *prog = v->prog;
+    if (prog->round_count < 1) return bad(v, "the round is empty");
+    int instances = 0;
     for (int i = 0; i < prog->round_count; i++) {
         const RoundItem *item = &prog->round[i];
-        if (item->body < 0 || item->body >= prog->body_count) return bad(&v, "no body %d", item->body);
+        if (item->body < 0 || item->body >= prog->body_count) return bad(v, "no body %d", item->body);
         if (item->layer_lo < 0 || item->layer_lo >= item->layer_hi || item->layer_hi > MAX_LAYERS)
-            return bad(&v, "body %s: layers %d:%d", prog->bodies[item->body].name, item->layer_lo, item->layer_hi);
+            return bad(v, "body %s: layers %d:%d", prog->bodies[item->body].name, item->layer_lo, item->layer_hi);
+        instances += item->layer_hi - item->layer_lo;
+        if (instances > MAX_INSTANCES) return bad(v, "more than %d instances a round", MAX_INSTANCES);
     }
-    if (prog_instances(prog) > 1024) return bad(&v, "more than 1024 instances a round");
-    // A layered buffer has a copy for each layer of the bodies that use it without `*`.
-    for (int i = 0; i < prog->round_count; i++) {
-        const Body *body = &prog->bodies[prog->round[i].body];
-        for (int s = 0; s < body->step_count; s++)
-            for (int c = 0; c < body->steps[s].cover_count; c++) {
-                const Region *r = &body->steps[s].covers[c];
-                int layers = prog->buffers[r->buffer].layers;
-                if (layers && !r->all_layers && prog->round[i].layer_hi > layers)
-                    return bad(&v, "body %s runs layer %d of %s, which has %d", body->name, prog->round[i].layer_hi - 1,
-                               prog->buffers[r->buffer].name, layers);
-            }
+    return true;
+}
+
+bool prog_verify(Ctx *ctx, const Prog *prog) {
+    Verify v = {.ctx = ctx, .prog = prog};
+    if (!verify_header(&v) || !verify_declarations(&v) || !verify_round(&v)) return false;
+    bool placed = prog->bodies[0].queues;
+    for (int i = 0; i < prog->body_count; i++) {
+        const Body *body = &prog->bodies[i];
+        v.body = NULL;
+        v.task = NULL;
+        if (!name_fine(body->name, "")) return bad(&v, "body %d has no name that can be printed", i);
+        for (int k = 0; k < i; k++)
+            if (strcmp(prog->bodies[k].name, body->name) == 0) return bad(&v, "body %s is declared twice", body->name);
+        if ((body->queues != NULL) != placed) return bad(&v, "some bodies are placed and some are not");
+        v.layers = 0;
+        for (int k = 0; k < prog->round_count; k++)
+            if (prog->round[k].body == i && prog->round[k].layer_hi > v.layers) v.layers = prog->round[k].layer_hi;
+        if (!verify_body(&v, body)) return false;
     }
     return true;
 }

@@ -1,4 +1,5 @@
 #include "matrix.h"
+#include "vector.h"
 #include <string.h>
 
 // e4m3 (OCP FP8): sign, 4 exponent bits of bias 7, 3 mantissa bits; S.1111.111 is NaN, there is no infinity.
@@ -17,8 +18,23 @@
         E4M3_8(s, 15)
 static const float e4m3_values[256] = {E4M3_128(1.0f), E4M3_128(-1.0f)};
 
-// e2m1, the MXFP4 element.
-static const float e2m1_values[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6};
+// e2m1, the MXFP4 element: for each byte its two values, the low nibble's first.
+#define E2M1(n)                                                                                                        \
+    ((n) == 0   ? 0.0f                                                                                                 \
+     : (n) == 1 ? .5f                                                                                                  \
+     : (n) == 2 ? 1.0f                                                                                                 \
+     : (n) == 3 ? 1.5f                                                                                                 \
+     : (n) == 4 ? 2.0f                                                                                                 \
+     : (n) == 5 ? 3.0f                                                                                                 \
+     : (n) == 6 ? 4.0f                                                                                                 \
+                : 6.0f)
+#define E2M1_S(n) ((n) < 8 ? E2M1((n)&7) : -E2M1((n)&7))
+#define E2M1_PAIR(b)                                                                                                   \
+    { E2M1_S((b)&15), E2M1_S((b) >> 4) }
+#define E2M1_4(b)  E2M1_PAIR(b), E2M1_PAIR((b) + 1), E2M1_PAIR((b) + 2), E2M1_PAIR((b) + 3)
+#define E2M1_16(b) E2M1_4(b), E2M1_4((b) + 4), E2M1_4((b) + 8), E2M1_4((b) + 12)
+#define E2M1_64(b) E2M1_16(b), E2M1_16((b) + 16), E2M1_16((b) + 32), E2M1_16((b) + 48)
+static const float e2m1_pairs[256][2] = {E2M1_64(0), E2M1_64(64), E2M1_64(128), E2M1_64(192)};
 
 float bf16_to_float(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
@@ -47,11 +63,9 @@ static void decode_mxfp4(const Matrix *m, int row, int col, int count, float *ou
     const uint8_t *scales = (const uint8_t *)m->scale + (size_t)row * (size_t)m->scale_stride + (size_t)(col / 32);
     for (int group = 0; group < count / 32; group++) {
         float scale = e8m0_value(scales[group]);
-        for (int i = 0; i < 16; i++) {
-            uint8_t byte = codes[group * 16 + i];
-            out[group * 32 + 2 * i] = e2m1_values[byte & 15] * scale;
-            out[group * 32 + 2 * i + 1] = e2m1_values[byte >> 4] * scale;
-        }
+        float *at = out + group * 32;
+        for (int i = 0; i < 16; i++) memcpy(at + 2 * i, e2m1_pairs[codes[group * 16 + i]], 2 * sizeof *at);
+        for (int i = 0; i < 32; i++) at[i] *= scale;
     }
 }
 
@@ -75,10 +89,12 @@ void matrix_decode(const Matrix *m, int row, int col, int count, float *out) {
     case DTYPE_F32: memcpy(out, m->data + (size_t)row * m->stride + (size_t)col * 4, (size_t)count * 4); break;
     case DTYPE_BF16: {
         const uint8_t *at = m->data + (size_t)row * m->stride + (size_t)col * 2;
-        for (int i = 0; i < count; i++) {
-            uint16_t bits;
-            memcpy(&bits, at + 2 * i, 2);
-            out[i] = bf16_to_float(bits);
+        for (int done = 0; done < count;) { // through a buffer: the data may lie at odd addresses
+            uint16_t bits[64];
+            int block = count - done < 64 ? count - done : 64;
+            memcpy(bits, at + 2 * done, (size_t)block * sizeof *bits);
+            vector_from_bf16(bits, out + done, block);
+            done += block;
         }
         break;
     }

@@ -17,13 +17,19 @@ enum { LANES = 16, WIDE = 32 };
 #define CLONES
 #endif
 
+typedef float Lanes8 __attribute__((vector_size(32)));
+typedef float Lanes4 __attribute__((vector_size(16)));
+
+// Lane i and lane i + 8, then + 4, + 2, + 1.
 INLINE float fold(Lanes a, Lanes b) {
-    float t[LANES];
     Lanes sum = a + b;
-    memcpy(t, &sum, sizeof t);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) t[i] += t[i + width];
-    return t[0];
+    Lanes8 half[2];
+    memcpy(half, &sum, sizeof half);
+    half[0] += half[1];
+    Lanes4 quarter[2];
+    memcpy(quarter, half, sizeof quarter);
+    quarter[0] += quarter[1];
+    return (quarter[0][0] + quarter[0][2]) + (quarter[0][1] + quarter[0][3]);
 }
 
 INLINE Lanes load(const float *at) {

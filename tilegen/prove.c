@@ -1,5 +1,5 @@
 #include "prove.h"
-#include "prove_order.h"
+#include "prove_parts.h"
 #include <string.h>
 
 // Loads of a worker stand in the order of their uses, chunk by chunk in the same pages. A load waits for nothing but
@@ -100,9 +100,75 @@ static bool budgets(Ctx *ctx, const Prog *prog, const Sku *sku) {
     return diag_errors(ctx) == errors;
 }
 
+static void prove_leave(void *arena) { arena_free(arena); }
+static void prove_oom(void *ctx) { ctx_out_of_memory(ctx); }
+
+// Working memory of its own: what is left in the Ctx's arena are messages.
+static Prove prove_begin(Ctx *ctx, const Prog *prog, bool quiet) {
+    Arena *arena = arena_new(prove_oom, ctx);
+    if (!arena) ctx_out_of_memory(ctx);
+    ctx_defer(ctx, prove_leave, arena);
+    return (Prove){.ctx = ctx, .prog = prog, .arena = arena, .quiet = quiet};
+}
+
+static void prove_end(Prove *p) { ctx_done(p->ctx, p->arena); }
+
+// The instances of one round.
+static Instance *round_instances(Prove *p, int *count) {
+    const Prog *prog = p->prog;
+    *count = prog_instances(prog);
+    if (*count > PROVE_INSTANCES_MAX) *count = 0; // prog_verify
+    Instance *at = ARENA_ARRAY(p->arena, Instance, 2 * *count + 1);
+    int made = 0;
+    for (int i = 0; i < prog->round_count && *count; i++)
+        for (int layer = prog->round[i].layer_lo; layer < prog->round[i].layer_hi; layer++)
+            at[made++] = (Instance){.body = prog->round[i].body, .layer = layer};
+    return at;
+}
+
+static int second_round(Instance *at, int count) {
+    for (int i = 0; i < count; i++) {
+        at[count + i] = at[i];
+        at[count + i].round = 1;
+    }
+    return 2 * count;
+}
+
+// Leaves out what only repeats: from two places with the same two bodies before them, all between is dropped if every
+// three bodies in a row in it are found elsewhere in what is kept. It is the round of a smaller model, good for
+// finding most of what is unordered, and shows nothing by itself.
+static int round_sketch(Prove *p, Instance *at, int count) {
+    int bodies = p->prog->body_count, kept = 0;
+    bool *triples = bodies <= 128 ? ARENA_ARRAY(p->arena, bool, bodies *bodies *bodies) : NULL;
+    if (!triples) return count;
+    for (int i = 0, last_new = 0; i < count; i++) {
+        at[kept++] = at[i];
+        if (kept < 3) continue;
+        const Instance *end = &at[kept - 1];
+        bool *seen = &triples[(end[-2].body * bodies + end[-1].body) * bodies + end->body];
+        if (!*seen) last_new = kept - 1;
+        *seen = true;
+        for (int j = kept - 2; j > last_new; j--)
+            if (at[j].body == end->body && at[j - 1].body == end[-1].body) {
+                kept = j + 1;
+                break;
+            }
+    }
+    return kept;
+}
+
+static bool prove_rounds(Prove *p, Instance *instances, int round) {
+    int count = second_round(instances, round);
+    if (!round || !prove_form(p, instances, count, round) || !prove_grids(p)) return false;
+    if (!p->quiet) prove_cover(p);
+    bool met = prove_marks(p);
+    if (!met && !p->quiet) return false;
+    return prove_order(p) && !p->failed;
+}
+
 bool prog_prove(Ctx *ctx, const Prog *prog, const Sku *sku) {
-    Unordered first;
     size_t errors = diag_errors(ctx);
+    if (!prog_verify(ctx, prog)) return false;
     if (!prog->body_count || !prog->bodies[0].queues) {
         diag_error(ctx, E0614, NO_SPAN, "the Prog is not placed: there are no queues to prove anything of");
         return false;
@@ -112,13 +178,24 @@ bool prog_prove(Ctx *ctx, const Prog *prog, const Sku *sku) {
             if (!pages_match(ctx, prog, &prog->bodies[b], worker)) return false;
     if (!data_counters(ctx, prog)) return false;
     if (sku && !budgets(ctx, prog, sku)) return false;
-    return order_walk(ctx, prog, true, &first) && diag_errors(ctx) == errors;
+    Prove p = prove_begin(ctx, prog, false);
+    int round;
+    Instance *instances = round_instances(&p, &round);
+    bool proved = prove_rounds(&p, instances, round);
+    prove_end(&p);
+    return proved && diag_errors(ctx) == errors;
 }
 
 Unordered prog_unordered(Ctx *ctx, const Prog *prog) {
-    Unordered first;
-    ArenaMark mark = arena_push(ctx->arena);
-    order_walk(ctx, prog, false, &first);
-    arena_pop(ctx->arena, mark);
+    Unordered first = {.hazard = HAZARD_NONE};
+    if (!prog->body_count || !prog->bodies[0].queues) return first;
+    for (int whole = 0; whole < 2 && first.hazard == HAZARD_NONE; whole++) {
+        Prove p = prove_begin(ctx, prog, true);
+        int round;
+        Instance *instances = round_instances(&p, &round);
+        prove_rounds(&p, instances, whole ? round : round_sketch(&p, instances, round));
+        first = p.first.hazard != HAZARD_NONE ? p.first : p.overtaken;
+        prove_end(&p);
+    }
     return first;
 }

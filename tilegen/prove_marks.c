@@ -35,9 +35,9 @@ static bool marks_lay(Prove *p) {
 
 static int64_t sum_upto(const Group *group, int marks) { return marks ? group->marks[marks - 1].sum : 0; }
 
-// Rounds repeat in both directions: before the first, bases are negative and everything waited for is long over.
+// Rounds repeat in both directions: before the first, bases are negative, and what was signalled there is long over.
 Bound prove_bound(const Prove *p, int instance, const WaitForm *wait) {
-    Bound bound = {0, -1, false};
+    Bound bound = {.last = -1, .before = instance < wait->lag};
     if (wait->group < 0) {
         bound.never = wait->need > 0; // a group that nobody signals
         return bound;

@@ -20,9 +20,10 @@
 // meet of their clocks), and what its waits tell. Of its signals others cannot tell the item from the publisher's
 // credit, except items of the same key in the same instance, which run only if their key is active (`strong`). Others
 // learn what the publisher knew, and that those items of this instance and key are over that the item waited for, as an
-// inactive key has no items at all. A counter that counts all keys, or the keys of any row, tells more: at least one of
-// them was active, and what items of either symbolic key know of others, that one knew. Rows: every active key was
-// chosen by a row, so waits for all rows (`strong` again) mean all items.
+// inactive key has no items at all. A counter that counts all keys tells more: at least one of
+// them was active, and what items of either symbolic key know of others, that one knew. Rows: a round may lack a row,
+// which then has credits alone; but every active key was chosen by a row, so waits for all rows (`strong` again) mean
+// all items.
 //
 // Progress. Edges are all that may block: the entry before, every signal that the threshold needs (all of a mark that
 // is needed in part), the claims before an item. Waits reach back, or to their own instance, never forward (E0603); so
@@ -93,8 +94,9 @@ static void wait_join(Run *r, const Node *node, const WaitForm *wait, Tick *cloc
     bool strong = wait->mode == WAIT_ALL_ROWS || (wait->mode == WAIT_OWN_KEY && mark->instance == r->instance &&
                                                   all_of_pool(r->form, mark->step, node->pool));
     const Tick *from = strong && mark->strong ? mark->strong : mark->joined;
-    if (from) clock_join(clock, from, r->length);
-    if (group->known >= 0 && (r->p->kinds[group->counter] != COUNTER_TOKEN || wait->mode == WAIT_ALL_ROWS))
+    bool before = bound.before;
+    if (from && !before) clock_join(clock, from, r->length);
+    if (group->known >= 0 && !before && (r->p->kinds[group->counter] != COUNTER_TOKEN || wait->mode == WAIT_ALL_ROWS))
         raise(&clock[group->known], bound.sure);
     if (--mark->uses == 0) {
         clock_drop(r, &mark->joined);
@@ -260,10 +262,10 @@ static void member_join(Run *r, Group *group, const Member *member) {
     if (member->mode == MEMBER_KEY) {
         clock_join(group->strong, clock, r->length);
         raise(&group->strong[node->agent], r->at->occurrence + 1);
-        clock_meet(common, published, r->length);
     }
-    clock_join(group->joined, common, r->length);
     if (member->mode == MEMBER_TOKEN) clock_join(group->strong, common, r->length);
+    if (member->mode != MEMBER_EACH) clock_meet(common, published, r->length);
+    clock_join(group->joined, common, r->length);
     clock_drop(r, &common);
     for (int key = 0; key < keys; key++) {
         item_join(r, member->mode == MEMBER_TOKEN ? group->strong : group->joined, member->node + key);

@@ -168,7 +168,8 @@ bool prove_marks(Prove *p);
 // latest).
 typedef struct Bound {
     int sure, last;
-    bool never; // this and earlier instances do not reach it
+    bool never;  // this and earlier instances do not reach it
+    bool before; // it looks back before the first round, and may be left out there
 } Bound;
 Bound prove_bound(const Prove *p, int instance, const WaitForm *wait);
 // prove_order.c: clocks of all events, signals that overtake, cycles; hands each instance to prove_cells.c.

@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 B := build$(if $(SANITIZER),/$(SANITIZER))
 
 CC := gcc
-CFLAGS := -O3 -g
+CFLAGS := -O2 -ftree-vectorize -g
 ifdef SANITIZER
 CFLAGS := -O1 -g -fsanitize=$(SANITIZER) -fno-omit-frame-pointer -Wno-format-truncation
 endif

@@ -143,7 +143,7 @@ static void dropped_waits_are_noticed(void) {
     in_ctx(drop_body, counts);
     printf("# waits dropped: %d leave a pair unordered, %d do not\n", counts[1], counts[0]);
     CHECK(counts[1] > 20);
-    CHECK(counts[0] * 4 < counts[1], "%d of %d dropped waits were not needed", counts[0], counts[0] + counts[1]);
+    CHECK(counts[0] * 2 < counts[1], "%d of %d dropped waits were not needed", counts[0], counts[0] + counts[1]);
 }
 
 int main(void) {

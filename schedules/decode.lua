@@ -73,7 +73,7 @@ if drafter then
 end
 
 if host then
-    return kernel "decode" { rows = 8, roles = { compute = { warps = 1 } }, steps = steps }
+    return kernel "decode" { rows = 8, cache = "f32", roles = { compute = { warps = 1 } }, steps = steps }
 end
 return kernel "decode" {
     rows = 8,

@@ -61,7 +61,7 @@ static inline json_t *demo_json(const char *name) {
     char path[1000];
     json_error_t error;
     snprintf(path, sizeof path, "%s/tests/golden/demo/%s", demo_root(), name);
-    json_t *root = json_load_file(path, 0, &error);
+    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
     if (!root) fprintf(stderr, "%s: %s\n", path, error.text);
     return root;
 }

@@ -250,7 +250,7 @@ static void generate(Ctx *ctx, void *user) {
         if (!engine_decode(s->engine, draft, &round)) return;
         more = take(g, &round, limit, &taken);
         s->round_seconds[result->rounds++] = now() - before;
-        result->histogram[round.count]++;
+        result->histogram[result->ended ? taken : round.count]++; // what follows an end token was never emitted
     }
     result->decode_seconds = now() - started;
     emit_text(g, 0, true);

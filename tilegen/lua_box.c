@@ -26,9 +26,10 @@ static void *box_alloc(void *user, void *at, size_t old, size_t size) {
 LuaBox *box_of(lua_State *lua) { return *(LuaBox **)lua_getextraspace(lua); }
 
 static void budget_spent(lua_State *lua, lua_Debug *debug) {
-    (void)debug;
     lua_sethook(lua, budget_spent, LUA_MASKCOUNT, 1); // not to be outlived by whatever runs next
-    luaL_error(lua, "the script does not end: its instruction budget is spent");
+    lua_getinfo(lua, "Sl", debug);
+    lua_pushfstring(lua, "schedule:%d: the script does not end: its instruction budget is spent", debug->currentline);
+    lua_error(lua);
 }
 
 // Numbers, strings, booleans: as Lua does. Others by their type alone: addresses differ from run to run.

@@ -1,216 +1,321 @@
 #include "lua_box.h"
 #include "text.h"
 #include <lauxlib.h>
-#include <lualib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+// The count hook comes every PERIOD instructions. A single instruction may move as much as the largest block holds (a
+// comparison of long strings, say), so instructions alone do not bound time: the CPU clock ends what takes absurdly
+// long. A script that ends at all ends long before it, so results do not depend on the clock.
+enum { PERIOD = 10, CLOCK_INSTRUCTIONS = 1000, CLOCK_CHURN = 1 << 20, CPU_SECONDS = 10, SHOWN = 400 };
+
+static double cpu_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 static void *box_alloc(void *user, void *at, size_t old, size_t size) {
     LuaBox *box = user;
-    if (!at) old = 0;
+    if (!at) old = 0; // Lua passes a kind of object there
     if (size == 0) {
         free(at);
         box->used -= old;
         return NULL;
     }
-    if (size > old && box->used + (size - old) > box->cap) return NULL;
+    bool grows = size > old;
+    // A quarter of the cap is as much as one string or array may have.
+    if (grows && (size - old > box->cap - box->used || size > box->cap / 4)) {
+        box->system_out = false;
+        box->churn = CLOCK_CHURN; // a full collection follows
+        return NULL;
+    }
     void *out = realloc(at, size);
     if (!out) {
-        box->system_out = size > old; // shrinking never fails for Lua
-        return size <= old ? at : NULL;
+        if (grows) {
+            box->system_out = true;
+            return NULL;
+        }
+        out = at; // Lua relies on shrinking
     }
-    box->used += size - old;
+    box->used = box->used - old + size;
+    box->churn += size;
+    if (grows) box->system_out = false;
     return out;
 }
 
 LuaBox *box_of(lua_State *lua) { return *(LuaBox **)lua_getextraspace(lua); }
 
-static void budget_spent(lua_State *lua, lua_Debug *debug) {
-    lua_sethook(lua, budget_spent, LUA_MASKCOUNT, 1); // not to be outlived by whatever runs next
-    lua_getinfo(lua, "Sl", debug);
-    lua_pushfstring(lua, "schedule:%d: the script does not end: its instruction budget is spent", debug->currentline);
-    lua_error(lua);
+// ---- places in the source ----
+
+typedef struct Token {
+    size_t at, length; // of a string: its inside
+    uint32_t line;
+    char kind; // 'w': a name, number or string; else the character itself; 0: the end
+} Token;
+
+typedef struct Lexer {
+    const char *text;
+    size_t at, length;
+    uint32_t line;
+} Lexer;
+
+// The length of "[[" or "[==[" at the lexer's place, or 0.
+static size_t long_bracket(const Lexer *lexer) {
+    size_t at = lexer->at + 1;
+    while (at < lexer->length && lexer->text[at] == '=') at++;
+    return at < lexer->length && lexer->text[at] == '[' ? at + 1 - lexer->at : 0;
 }
 
-// Numbers, strings, booleans: as Lua does. Others by their type alone: addresses differ from run to run.
-static int safe_tostring(lua_State *lua) {
-    int type = lua_type(lua, 1);
-    if (type == LUA_TNUMBER || type == LUA_TSTRING || type == LUA_TBOOLEAN || type == LUA_TNIL)
-        luaL_tolstring(lua, 1, NULL);
-    else
-        lua_pushstring(lua, lua_typename(lua, type));
-    return 1;
-}
-
-static int compare_keys(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-void box_sorted_keys(lua_State *lua, int index) {
-    index = lua_absindex(lua, index);
-    lua_Integer numbers = 0, words = 0;
-    lua_newtable(lua);
-    int out = lua_gettop(lua);
-    lua_newtable(lua);
-    int strings = out + 1;
-    // Numbers first, ascending; then strings by their bytes. Other keys do not occur: tables of a schedule are data.
-    lua_pushnil(lua);
-    while (lua_next(lua, index)) {
-        lua_pop(lua, 1);
-        lua_pushvalue(lua, -1);
-        if (lua_type(lua, -1) == LUA_TNUMBER) {
-            lua_Integer i = ++numbers;
-            for (; i > 1; i--) {
-                lua_rawgeti(lua, out, i - 1);
-                bool after = lua_compare(lua, -1, -2, LUA_OPLT);
-                if (after) {
-                    lua_pop(lua, 1);
-                    break;
-                }
-                lua_rawseti(lua, out, i);
-            }
-            lua_rawseti(lua, out, i);
-        } else if (lua_type(lua, -1) == LUA_TSTRING)
-            lua_rawseti(lua, strings, ++words);
-        else
-            lua_pop(lua, 1);
-    }
-    if (words) {
-        const char **sorted = lua_newuserdatauv(lua, (size_t)words * sizeof *sorted, 0);
-        for (lua_Integer i = 0; i < words; i++) {
-            lua_rawgeti(lua, strings, i + 1);
-            sorted[i] = lua_tostring(lua, -1); // kept alive by the table
-            lua_pop(lua, 1);
-        }
-        qsort(sorted, (size_t)words, sizeof *sorted, compare_keys);
-        for (lua_Integer i = 0; i < words; i++) {
-            lua_pushstring(lua, sorted[i]);
-            lua_rawseti(lua, out, numbers + 1 + i);
+static void skip_long(Lexer *lexer, size_t bracket) {
+    for (lexer->at += bracket; lexer->at < lexer->length; lexer->at++) {
+        if (lexer->text[lexer->at] == '\n') lexer->line++;
+        if (lexer->text[lexer->at] != ']') continue;
+        size_t at = lexer->at + 1;
+        while (at < lexer->length && lexer->text[at] == '=') at++;
+        if (at < lexer->length && lexer->text[at] == ']' && at + 1 - lexer->at == bracket) {
+            lexer->at = at + 1;
+            return;
         }
     }
-    lua_settop(lua, out);
 }
 
-static int pairs_next(lua_State *lua) { // upvalues: table, keys, position
-    lua_Integer at = lua_tointeger(lua, lua_upvalueindex(3)) + 1;
-    lua_pushinteger(lua, at);
-    lua_replace(lua, lua_upvalueindex(3));
-    lua_rawgeti(lua, lua_upvalueindex(2), at);
-    if (lua_isnil(lua, -1)) return 1;
-    lua_pushvalue(lua, -1);
-    lua_gettable(lua, lua_upvalueindex(1));
-    return 2;
+static bool is_word(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
 }
 
-static int safe_pairs(lua_State *lua) {
-    luaL_checktype(lua, 1, LUA_TTABLE);
-    lua_settop(lua, 1);
-    box_sorted_keys(lua, 1);
-    lua_pushinteger(lua, 0);
-    lua_pushcclosure(lua, pairs_next, 3);
-    return 1;
+// Lua's tokens, as far as finding words and brackets needs them. Broken text gives some tokens and then the end.
+static Token token_next(Lexer *lexer) {
+    const char *text = lexer->text;
+    while (lexer->at < lexer->length) {
+        char c = text[lexer->at];
+        size_t bracket;
+        if (c == '\n') {
+            lexer->line++;
+            lexer->at++;
+        } else if (c == ' ' || c == '\t' || c == '\r') {
+            lexer->at++;
+        } else if (c == '-' && lexer->at + 1 < lexer->length && text[lexer->at + 1] == '-') {
+            lexer->at += 2;
+            if (lexer->at < lexer->length && text[lexer->at] == '[' && (bracket = long_bracket(lexer)))
+                skip_long(lexer, bracket);
+            else
+                while (lexer->at < lexer->length && text[lexer->at] != '\n') lexer->at++;
+        } else if (c == '[' && (bracket = long_bracket(lexer))) {
+            Token token = {lexer->at + bracket, 0, lexer->line, 'w'};
+            skip_long(lexer, bracket);
+            token.length = lexer->at > token.at + bracket ? lexer->at - bracket - token.at : 0;
+            return token;
+        } else if (c == '"' || c == '\'') {
+            Token token = {++lexer->at, 0, lexer->line, 'w'};
+            while (lexer->at < lexer->length && text[lexer->at] != c && text[lexer->at] != '\n')
+                lexer->at +=
+                    text[lexer->at] == '\\' && lexer->at + 1 < lexer->length && text[lexer->at + 1] != '\n' ? 2 : 1;
+            if (lexer->at > lexer->length) lexer->at = lexer->length;
+            token.length = lexer->at - token.at;
+            if (lexer->at < lexer->length && text[lexer->at] == c) lexer->at++;
+            return token;
+        } else if (is_word(c)) {
+            Token token = {lexer->at, 0, lexer->line, 'w'};
+            while (lexer->at < lexer->length && is_word(text[lexer->at])) lexer->at++;
+            token.length = lexer->at - token.at;
+            return token;
+        } else
+            return (Token){lexer->at++, 1, lexer->line, c};
+    }
+    return (Token){lexer->length, 0, lexer->line, 0};
 }
 
-// string.format with plain conversions: no %q, no %p, no widths that make a megabyte of spaces.
-static int safe_format(lua_State *lua) {
-    const char *format = luaL_checkstring(lua, 1);
-    int arg = 1;
-    luaL_Buffer buffer;
-    luaL_buffinit(lua, &buffer);
-    for (const char *s = format; *s; s++) {
-        if (*s != '%') {
-            luaL_addchar(&buffer, *s);
+// Offset of the first byte of the line, or the source's length.
+static size_t line_start(const Source *source, int line) {
+    size_t at = 0;
+    for (int i = 1; i < line; i++) {
+        const char *next = at < source->length ? memchr(source->text + at, '\n', source->length - at) : NULL;
+        if (!next) return source->length;
+        at = (size_t)(next + 1 - source->text);
+    }
+    return at;
+}
+
+static Span line_span(const Source *source, int line) {
+    if (line <= 0) return (Span){source, 0, 0, 0};
+    size_t start = line_start(source, line), end = start, from = start;
+    while (end < source->length && source->text[end] != '\n') end++;
+    while (from < end && (source->text[from] == ' ' || source->text[from] == '\t')) from++;
+    while (end > from && (source->text[end - 1] == ' ' || source->text[end - 1] == '\r')) end--;
+    return (Span){source, (uint32_t)line, (uint32_t)(from - start) + 1, (uint32_t)(end > from ? end - from : 1)};
+}
+
+// `word` among the tokens of the statement that begins on `line`: to the end of the line and on while brackets are
+// open.
+static Span word_span(const Source *source, int line, const char *anchor, const char *word, bool one_line) {
+    Span fallback = line_span(source, line);
+    if (line <= 0 || !word || !*word) return fallback;
+    size_t word_length = strlen(word), anchor_length = anchor ? strlen(anchor) : 0;
+    Lexer lexer = {source->text, line_start(source, line), source->length, (uint32_t)line};
+    for (int depth = 0;;) {
+        Token token = token_next(&lexer);
+        bool later = token.line > (uint32_t)line;
+        if (!token.kind || (later && (depth == 0 || one_line))) return fallback;
+        if (token.kind == '(' || token.kind == '{' || token.kind == '[') depth++;
+        if ((token.kind == ')' || token.kind == '}' || token.kind == ']') && depth > 0) depth--;
+        bool punctuation = token.kind != 'w' && word_length == 1 && token.kind == *word;
+        if (token.kind != 'w' && !punctuation) continue;
+        const char *text = source->text + token.at;
+        if (anchor) {
+            if (token.length == anchor_length && memcmp(text, anchor, anchor_length) == 0) anchor = NULL;
             continue;
         }
-        char spec[16] = "%", room[400];
-        size_t n = 1;
-        for (s++; *s && strchr("-+ 0123456789.", *s) && n < 6; s++) spec[n++] = *s;
-        switch (*s) {
-        case '%': luaL_addchar(&buffer, '%'); break;
-        case 'd':
-        case 'x': {
-            lua_Integer value = luaL_checkinteger(lua, ++arg);
-            spec[n++] = 'l', spec[n++] = 'l', spec[n] = *s;
-            snprintf(room, sizeof room, spec, (long long)value);
-            luaL_addstring(&buffer, room);
-            break;
-        }
-        case 'f':
-        case 'g':
-            spec[n] = *s;
-            snprintf(room, sizeof room, spec, luaL_checknumber(lua, ++arg));
-            luaL_addstring(&buffer, room);
-            break;
-        case 's':
-            luaL_checkany(lua, ++arg);
-            lua_pushcfunction(lua, safe_tostring);
-            lua_pushvalue(lua, arg);
-            lua_call(lua, 1, 1);
-            luaL_addvalue(&buffer);
-            break;
-        default: return luaL_error(lua, "format takes %%d, %%x, %%f, %%g, %%s and %%%%");
-        }
+        if (token.length != word_length || memcmp(text, word, word_length) != 0) continue;
+        size_t start = line_start(source, (int)token.line);
+        return (Span){source, token.line, (uint32_t)(token.at - start) + 1, (uint32_t)token.length};
     }
-    luaL_pushresult(&buffer);
-    return 1;
 }
 
-static void keep(lua_State *lua, const char *library, const char *const *names) {
-    lua_newtable(lua);
-    lua_getglobal(lua, library);
-    for (; *names; names++) {
-        lua_getfield(lua, -1, *names);
-        lua_setfield(lua, -3, *names);
+Span box_span(lua_State *lua, const char *anchor, const char *word) {
+    lua_Debug debug;
+    for (int level = 0; lua_getstack(lua, level, &debug); level++) {
+        lua_getinfo(lua, "l", &debug);
+        if (debug.currentline > 0) return word_span(box_of(lua)->source, debug.currentline, anchor, word, false);
     }
-    lua_pop(lua, 1);
-    lua_setglobal(lua, library);
+    return line_span(box_of(lua)->source, box_of(lua)->line);
 }
 
-static int open_library(lua_State *lua) {
-    static const char *const string_names[] = {"upper", "lower", "sub", "len", "byte", "char", "reverse", NULL};
-    static const char *const math_names[] = {"abs",        "ceil",       "floor", "max",       "min",  "sqrt",
-                                             "log",        "exp",        "fmod",  "tointeger", "type", "huge",
-                                             "maxinteger", "mininteger", "pi",    NULL};
-    static const char *const table_names[] = {"insert", "remove", "concat", "unpack", NULL};
-    static const char *const base_names[] = {"assert", "error", "ipairs", "next", "select", "tonumber", "type", NULL};
-    luaL_requiref(lua, "_G", luaopen_base, 1);
-    luaL_requiref(lua, "string", luaopen_string, 1);
-    luaL_requiref(lua, "math", luaopen_math, 1);
-    luaL_requiref(lua, "table", luaopen_table, 1);
-    lua_settop(lua, 0);
-    keep(lua, "string", string_names);
-    keep(lua, "math", math_names);
-    keep(lua, "table", table_names);
-    lua_getglobal(lua, "string");
-    lua_pushcfunction(lua, safe_format);
-    lua_setfield(lua, -2, "format");
-    // ("x"):upper() goes through the metatable of strings: it gets the kept functions and nothing else.
-    lua_pushstring(lua, "");
-    lua_newtable(lua);
-    lua_getglobal(lua, "string");
-    lua_setfield(lua, -2, "__index");
-    lua_setmetatable(lua, -2);
-    lua_settop(lua, 0);
-    // A fresh global table: nothing of the base library but what is named.
-    lua_newtable(lua);
-    lua_pushglobaltable(lua);
-    for (const char *const *name = base_names; *name; name++) {
-        lua_getfield(lua, 2, *name);
-        lua_setfield(lua, 1, *name);
-    }
-    static const char *const libraries[] = {"string", "math", "table"};
-    for (int i = 0; i < 3; i++) {
-        lua_getfield(lua, 2, libraries[i]);
-        lua_setfield(lua, 1, libraries[i]);
-    }
-    lua_pushcfunction(lua, safe_tostring);
-    lua_setfield(lua, 1, "tostring");
-    lua_pushcfunction(lua, safe_pairs);
-    lua_setfield(lua, 1, "pairs");
-    lua_pushvalue(lua, 1);
-    lua_rawseti(lua, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
-    lua_pushnil(lua);
-    lua_setfield(lua, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    return 0;
+// ---- reports ----
+
+// Bytes of the UTF-8 sequence at `s`, 0 when it is none.
+static size_t utf8_length(const unsigned char *s) {
+    size_t length = s[0] < 0x80                   ? 1
+                    : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
+                    : (s[0] & 0xF0) == 0xE0       ? 3
+                    : s[0] >= 0xF0 && s[0] < 0xF5 ? 4
+                                                  : 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] >= 0xA0))) return 0;
+    if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] >= 0x90))) return 0;
+    return length;
 }
+
+const char *box_clean(Ctx *ctx, const char *text) {
+    size_t length = strnlen(text, SHOWN + 1);
+    bool cut = length > SHOWN;
+    char *out = arena_array(ctx->arena, SHOWN + 4, 1), *to = out;
+    for (const unsigned char *s = (const unsigned char *)text; *s && to < out + SHOWN - 4;) {
+        size_t n = utf8_length(s);
+        bool c1 = n == 2 && s[0] == 0xC2 && s[1] < 0xA0; // control characters too
+        if (n == 0 || c1 || (n == 1 && (*s < 0x20 || *s == 0x7F))) {
+            *to++ = n == 1 ? ' ' : '?';
+            s += c1 ? 2 : 1;
+        } else {
+            memcpy(to, s, n);
+            to += n;
+            s += n;
+        }
+    }
+    strcpy(to, cut ? "..." : "");
+    return out;
+}
+
+static char reported; // its address, as an error value, says that the diagnostic is already made
+
+static void report(Ctx *ctx, DiagCode code, Span span, const char *format, va_list args) {
+    Text text = text_new(ctx->arena);
+    text_vprintf(&text, format, args);
+    diag_error(ctx, code, span, "%s", box_clean(ctx, text.at ? text.at : ""));
+}
+
+void box_error(lua_State *lua, DiagCode code, Span span, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    report(box_of(lua)->ctx, code, span, format, args);
+    va_end(args);
+}
+
+void box_leave(lua_State *lua) {
+    lua_pushlightuserdata(lua, &reported);
+    lua_error(lua);
+    abort(); // lua_error does not return
+}
+
+void box_fail(lua_State *lua, DiagCode code, Span span, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    report(box_of(lua)->ctx, code, span, format, args);
+    va_end(args);
+    box_leave(lua);
+}
+
+void box_unknown(lua_State *lua, DiagCode code, Span span, const char *what, const char *word, const char *const *known,
+                 size_t count) {
+    Ctx *ctx = box_of(lua)->ctx;
+    box_error(lua, code, span, "unknown %s \"%s\"", what, word);
+    const char *near = strlen(word) <= 64 ? text_nearest(word, known, count) : NULL;
+    if (near) {
+        diag_help(ctx, "did you mean \"%s\"?", near);
+    } else if (count) {
+        Text text = text_new(ctx->arena);
+        for (size_t i = 0; i < count; i++) text_printf(&text, "%s%s", i ? ", " : "", known[i]);
+        diag_help(ctx, "there is %s", box_clean(ctx, text.at));
+    }
+    box_leave(lua);
+}
+
+// The word that Lua's message speaks of: the last 'word' in it.
+static const char *quoted_word(Ctx *ctx, const char *message) {
+    const char *end = strrchr(message, '\'');
+    if (!end || end == message) return NULL;
+    const char *start = end - 1;
+    while (start > message && *start != '\'') start--;
+    return *start == '\'' && end - start > 1 ? arena_printf(ctx->arena, "%.*s", (int)(end - start - 1), start + 1)
+                                             : NULL;
+}
+
+static const char chunk_name[] = "schedule";
+
+// "schedule:3: attempt to index a nil value (global 'x')" -> a diagnostic at x in line 3.
+static void report_lua(LuaBox *box, const char *message, DiagCode code) {
+    int line = 0, used = 0;
+    size_t prefix = sizeof chunk_name - 1;
+    if (strncmp(message, chunk_name, prefix) == 0 && sscanf(message + prefix, ":%d: %n", &line, &used) == 1 && used)
+        message += prefix + (size_t)used;
+    if (line <= 0 || line_start(box->source, line) >= box->source->length) line = box->line ? box->line : line;
+    if (line > 1 && line_start(box->source, line) >= box->source->length) line = 0; // error("...") can name any
+    message = box_clean(box->ctx, message);
+    diag_error(box->ctx, code, word_span(box->source, line, NULL, quoted_word(box->ctx, message), true), "%s", message);
+}
+
+static void report_cap(LuaBox *box) {
+    bool mega = box->cap >= (size_t)1 << 20;
+    diag_error(box->ctx, E0202, line_span(box->source, box->line), "the script wants more than its %zu %s of memory",
+               mega ? box->cap >> 20 : box->cap >> 10, mega ? "MB" : "KB");
+}
+
+static void hook(lua_State *lua, lua_Debug *debug) {
+    LuaBox *box = box_of(lua);
+    if (debug->event == LUA_HOOKLINE) {
+        box->line = debug->currentline;
+    } else if (debug->event == LUA_HOOKRET) {
+        lua_Debug caller;
+        if (!lua_getstack(lua, 1, &caller)) return;
+        lua_getinfo(lua, "l", &caller);
+        if (caller.currentline > 0) box->line = caller.currentline;
+    } else {
+        box->left -= PERIOD;
+        box->unclocked += PERIOD;
+        if (box->unclocked >= CLOCK_INSTRUCTIONS || box->churn >= CLOCK_CHURN) {
+            box->unclocked = 0;
+            box->churn = 0;
+            if (cpu_clock() > box->deadline) box->left = 0;
+        }
+        if (box->left > 0) return;
+        lua_getinfo(lua, "l", debug);
+        box_fail(lua, E0203, line_span(box->source, debug->currentline), "the script does not end");
+    }
+}
+
+// ---- the state ----
 
 static void box_release(void *user) {
     LuaBox *box = user;
@@ -218,107 +323,51 @@ static void box_release(void *user) {
     box->lua = NULL;
 }
 
-LuaBox *box_open(Ctx *ctx, const Source *source, size_t memory_cap, int instructions) {
+LuaBox *box_open(Ctx *ctx, const Source *source, BoxLimits limits) {
     LuaBox *box = ARENA_NEW(ctx->arena, LuaBox);
-    *box = (LuaBox){.ctx = ctx, .source = source, .cap = memory_cap};
+    *box = (LuaBox){.ctx = ctx, .source = source, .cap = limits.memory, .left = limits.instructions};
     box->lua = lua_newstate(box_alloc, box);
-    if (!box->lua) ctx_out_of_memory(ctx);
-    ctx_defer(ctx, box_release, box);
-    *(LuaBox **)lua_getextraspace(box->lua) = box;
-    lua_pushcfunction(box->lua, open_library);
-    if (lua_pcall(box->lua, 0, 0, 0) != LUA_OK) ctx_out_of_memory(ctx);
-    lua_sethook(box->lua, budget_spent, LUA_MASKCOUNT, instructions);
-    return box;
+    if (box->lua) {
+        ctx_defer(ctx, box_release, box);
+        *(LuaBox **)lua_getextraspace(box->lua) = box;
+        lua_pushcfunction(box->lua, box_library);
+        if (lua_pcall(box->lua, 0, 0, 0) == LUA_OK) return box;
+    }
+    if (box->system_out) ctx_out_of_memory(ctx);
+    report_cap(box);
+    if (box->lua) ctx_done(ctx, box);
+    return NULL;
 }
 
 void box_close(LuaBox *box) { ctx_done(box->ctx, box); }
 
-Span box_span(lua_State *lua, const char *word) {
-    LuaBox *box = box_of(lua);
-    const Source *source = box->source;
-    lua_Debug debug;
-    int line = 0;
-    for (int level = 0; level < 20 && lua_getstack(lua, level, &debug); level++) {
-        lua_getinfo(lua, "Sl", &debug);
-        if (debug.currentline <= 0) continue;
-        line = debug.currentline;
-        break;
-    }
-    if (!line) return (Span){source, 0, 0, 0};
-    const char *at = source->text, *end = source->text + source->length;
-    for (int i = 1; i < line; i++) {
-        const char *next = memchr(at, '\n', (size_t)(end - at));
-        if (!next) break;
-        at = next + 1;
-    }
-    size_t length = strcspn(at, "\n"), indent = strspn(at, " \t");
-    const char *found = word ? strstr(at, word) : NULL;
-    if (found && (size_t)(found - at) < length)
-        return (Span){source, (uint32_t)line, (uint32_t)(found - at) + 1, (uint32_t)strlen(word)};
-    if (indent >= length) indent = 0;
-    return (Span){source, (uint32_t)line, (uint32_t)indent + 1, (uint32_t)(length > indent ? length - indent : 1)};
-}
-
-static char reported; // its address, as an error value, says that the diagnostic is already made
-
-void box_fail(lua_State *lua, DiagCode code, const char *word, const char *format, ...) {
-    LuaBox *box = box_of(lua);
-    va_list args;
-    va_start(args, format);
-    Text text = text_new(box->ctx->arena);
-    text_vprintf(&text, format, args);
-    va_end(args);
-    diag_error(box->ctx, code, box_span(lua, word), "%s", text.at);
-    lua_pushlightuserdata(lua, &reported);
-    lua_error(lua);
-    abort(); // lua_error does not return
-}
-
-int64_t box_integer(lua_State *lua, int index, const char *what, int64_t lo, int64_t hi, DiagCode code) {
-    int exact;
-    lua_Integer value = lua_tointegerx(lua, index, &exact);
-    if (lua_type(lua, index) != LUA_TNUMBER || !exact || value < lo || value > hi)
-        box_fail(lua, code, what, "%s wants a whole number from %lld to %lld", what, (long long)lo, (long long)hi);
-    return value;
-}
+static char no_memory; // as `reported`, for the loader's lack of memory
 
 void box_load(LuaBox *box, lua_State *lua) {
-    char *name = arena_printf(box->ctx->arena, "=%s", "schedule");
-    if (luaL_loadbufferx(lua, box->source->text, box->source->length, name, "t") != LUA_OK) lua_error(lua);
-}
-
-// "schedule:3: text" -> a diagnostic at line 3.
-static void report(LuaBox *box, const char *message, DiagCode code) {
-    unsigned line = 0;
-    int used = 0;
-    if (sscanf(message, "schedule:%u: %n", &line, &used) == 1 && used) message += used;
-    Span span = {box->source, line, 0, 0};
-    if (line) {
-        size_t offset = 0;
-        for (unsigned i = 1; i < line && offset < box->source->length; i++)
-            offset += strcspn(box->source->text + offset, "\n") + 1;
-        size_t indent = strspn(box->source->text + offset, " \t"),
-               length = strcspn(box->source->text + offset + indent, "\n");
-        span.col = (uint32_t)indent + 1;
-        span.length = (uint32_t)(length ? length : 1);
-    }
-    diag_error(box->ctx, code, span, "%s", message);
+    const Source *source = box->source;
+    if (source->length && source->text[0] == LUA_SIGNATURE[0])
+        box_fail(lua, E0204, (Span){source, 1, 1, 1}, "this is bytecode; only text is run");
+    int status = luaL_loadbufferx(lua, source->text, source->length, "=schedule", "t");
+    if (status == LUA_ERRMEM) lua_pushlightuserdata(lua, &no_memory);
+    if (status != LUA_OK) lua_error(lua);
 }
 
 bool box_run(LuaBox *box, lua_CFunction body, void *user, DiagCode code) {
     lua_State *lua = box->lua;
+    box->user = user;
+    box->deadline = cpu_clock() + CPU_SECONDS;
+    lua_sethook(lua, hook, LUA_MASKCOUNT | LUA_MASKLINE | LUA_MASKRET, PERIOD);
     lua_pushcfunction(lua, body);
-    lua_pushlightuserdata(lua, user);
-    int status = lua_pcall(lua, 1, 0, 0);
+    int status = lua_pcall(lua, 0, 0, 0);
+    lua_sethook(lua, NULL, 0, 0);
     if (status == LUA_OK) return true;
-    if (box->system_out) ctx_out_of_memory(box->ctx);
-    if (status == LUA_ERRMEM) {
-        diag_error(box->ctx, code, (Span){box->source, 1, 1, 1}, "the script wants more than its %zu MB of memory",
-                   box->cap >> 20);
-    } else if (lua_touserdata(lua, -1) != &reported) {
-        const char *message = lua_tostring(lua, -1);
-        report(box, message ? message : "the script raised an error that is no text", code);
+    const void *marker = lua_touserdata(lua, -1);
+    if (status == LUA_ERRMEM || marker == &no_memory) {
+        if (box->system_out) ctx_out_of_memory(box->ctx);
+        report_cap(box);
+    } else if (marker != &reported) {
+        bool text = lua_type(lua, -1) == LUA_TSTRING;
+        report_lua(box, text ? lua_tostring(lua, -1) : "the script raised an error that is not a text", code);
     }
-    lua_settop(lua, 0);
     return false;
 }

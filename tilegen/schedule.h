@@ -82,5 +82,8 @@ enum { SCHED_FILE_CAP = 1 << 20, SCHED_MEMORY_CAP = 64 << 20, SCHED_INSTRUCTIONS
 // NULL after reporting (E02xx).
 Sched *sched_read(Ctx *ctx, Source *source, const Model *model, const Sku *sku, int tp, const Setting *settings,
                   size_t setting_count, bool tuning);
+// The same with other limits of the sandbox than SCHED_MEMORY_CAP and SCHED_INSTRUCTIONS.
+Sched *sched_read_within(Ctx *ctx, Source *source, const Model *model, const Sku *sku, int tp, const Setting *settings,
+                         size_t setting_count, bool tuning, size_t memory, int64_t instructions);
 char *sched_print(Ctx *ctx, const Sched *sched);
 #endif

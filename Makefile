@@ -11,7 +11,7 @@ CFLAGS := -O1 -g -fsanitize=$(SANITIZER) -fno-omit-frame-pointer -Wno-format-tru
 endif
 # -ffp-contract=off: a row's arithmetic must not depend on how a loop was vectorised.
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -pthread -MMD -MP \
-  -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror \
+  -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Werror -Wno-psabi \
   -Itilegen -Itilegen/base -Iruntime -isystem /usr/include/lua5.4 $(CFLAGS)
 # Static against the libraries, dynamic against libc alone: the programs run on any newer Linux.
 LIBS := -Wl,-Bstatic -llua5.4 -lyaml -ljansson -lpcre2-8 -lutf8proc -Wl,-Bdynamic -lm -ldl -pthread

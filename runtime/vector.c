@@ -3,8 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-// The helpers below are always inlined: no vector crosses a call, so the note about the ABI of such calls is moot.
-#pragma GCC diagnostic ignored "-Wpsabi"
+// Always inlined, so no vector crosses a call (the build's -Wno-psabi: what such calls would pass is moot).
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Lanes __attribute__((vector_size(64), aligned(4)));

@@ -391,7 +391,7 @@ static void wait_add(const Place *p, const Totals *totals, Waits *list, int coun
 // The waits that one buffer's need gives a task: the groups that its reads (or, for the readers' counter, all) touch.
 static void need_waits(const Place *p, const Totals *totals, Waits *list, const Need *n, const Task *task, bool item) {
     const Handoff *h = n->readers ? &p->readers[n->buffer] : &p->writers[n->buffer];
-    bool added[4096] = {false};
+    bool *added = ARENA_ARRAY(p->ctx->arena, bool, h->groups);
     if (h->cut == CUT_KEYS && item) {
         wait_add(p, totals, list, h->counter, (Index){INDEX_KEY, 0, 0});
         return;
@@ -402,7 +402,7 @@ static void need_waits(const Place *p, const Totals *totals, Waits *list, const 
         if (regions[i].buffer != n->buffer) continue;
         int lo, hi;
         groups_of(p->prog, h, &regions[i], &lo, &hi);
-        for (int g = lo; g < hi && g < 4096; g++) {
+        for (int g = lo; g < hi; g++) {
             touched++;
             if (!added[g]) wait_add(p, totals, list, h->counter, (Index){INDEX_RANGE, g, g + 1});
             added[g] = true;

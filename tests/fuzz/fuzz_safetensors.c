@@ -15,7 +15,8 @@ static void read_one(Ctx *ctx, void *user) {
     uint8_t sum = 0;
     if (!safetensors_parse(ctx, NO_SPAN, in->data, in->size, in->size, in->data, &tensors, &count)) return;
     for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < tensors[i].bytes; k++) sum = (uint8_t)(sum + tensors[i].data[k]); // every byte can be read
+        for (size_t k = 0; k < tensors[i].bytes; k++)
+            sum = (uint8_t)(sum + tensors[i].data[k]); // every byte can be read
     if (sum == 1) diag_forget(ctx, 0);
 }
 

@@ -10,7 +10,8 @@ typedef struct Input {
 
 static void read_one(Ctx *ctx, void *user) {
     Input *in = user;
-    static const Sku sku = {.name = "h200", .arch = "sm_90a", .workers = 132, .shared_memory = 232448, .registers = 65536};
+    static const Sku sku = {
+        .name = "h200", .arch = "sm_90a", .workers = 132, .shared_memory = 232448, .registers = 65536};
     Model *m = ARENA_NEW(ctx->arena, Model);
     *m = (Model){.name = "fuzz", .hidden = 384, .vocab = 2048, .layer_count = 2, .context = 2048, .dense_inner = 1024};
     m->attention[ATTENTION_FULL] = (Attention){.heads = 8, .kv_heads = 2, .qk_dim = 48, .v_dim = 32};

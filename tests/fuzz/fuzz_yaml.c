@@ -13,7 +13,8 @@ static void read_one(Ctx *ctx, void *user) {
     Model *model = model_read(ctx, source_new(ctx, "fuzz", in->data, in->size));
     if (!model) return;
     char *text = model_print(ctx, model, NULL);
-    if (!model_read(ctx, source_new(ctx, "again", text, __builtin_strlen(text)))) __builtin_trap(); // what it prints it reads
+    if (!model_read(ctx, source_new(ctx, "again", text, __builtin_strlen(text))))
+        __builtin_trap(); // what it prints it reads
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,203 +1,267 @@
-#include "checkpoint.h"
-#include "checkpoint_source.h"
+#include "checkpoint_slots.h"
 #include "file.h"
+#include "pickle.h"
+#include "safetensors_dtype.h"
 #include <jansson.h>
-#include <math.h>
 #include <string.h>
+#include <sys/mman.h>
 
-// ---- Names, shapes and dtypes of every tensor, one function a part of the network ----
+enum { LISTED = 20, CONFIG_CAP = 16 << 20, EMBEDDING_CAP = 16 << 20 };
 
-static const char *file_dtype(Dtype dtype) {
-    switch (dtype) {
-    case DTYPE_F32: return "F32";
-    case DTYPE_BF16: return "BF16";
-    case DTYPE_FP8: return "F8_E4M3";
-    default: return "U8";
-    }
+// A list of names in one diagnostic, the first LISTED of them.
+typedef struct Names {
+    const char *at[LISTED];
+    size_t count;
+} Names;
+
+static void names_add(Names *names, const char *name) {
+    if (names->count < LISTED) names->at[names->count] = name;
+    names->count++;
 }
 
-static float *vector(TensorSource *s, const char *name, int count, Dtype dtype) {
-    const uint8_t *data = source_tensor(s, name, file_dtype(dtype), 1, count, 0);
-    float *out = ARENA_ARRAY(s->ctx->arena, float, count);
-    for (int i = 0; data && i < count; i++) {
-        uint16_t half;
-        if (dtype == DTYPE_F32)
-            memcpy(&out[i], data + 4 * i, 4);
-        else {
-            memcpy(&half, data + 2 * i, 2);
-            out[i] = bf16_to_float(half);
-        }
-    }
-    return out;
+static void names_report(Ctx *ctx, DiagCode code, Span span, const Names *names, const char *what, const char *help) {
+    if (!names->count) return;
+    diag_error(ctx, code, span, "%zu %s tensor%s", names->count, what, names->count == 1 ? "" : "s");
+    for (size_t i = 0; i < names->count && i < LISTED; i++)
+        diag_note(ctx, NO_SPAN, "%s", safetensors_shown(ctx, names->at[i]));
+    if (names->count > LISTED) diag_note(ctx, NO_SPAN, "and %zu more", names->count - LISTED);
+    diag_help(ctx, "%s", help);
 }
 
-// `stem` without ".weight". Chunks: see matrix.h; 0 for a plain tensor.
-static Matrix matrix(TensorSource *s, const char *stem, Dtype dtype, int rows, int cols, int chunk_rows) {
-    Arena *arena = s->ctx->arena;
-    Matrix m = {.dtype = dtype, .rows = rows, .cols = cols, .chunk_rows = chunk_rows ? chunk_rows : rows};
-    bool packed = dtype == DTYPE_MXFP4;
-    m.data =
-        source_tensor(s, arena_printf(arena, "%s.weight", stem), file_dtype(dtype), 2, rows, packed ? cols / 2 : cols);
-    m.stride = (size_t)cols * (size_t)dtype_bits(dtype) / 8;
-    m.chunk_scale_rows = (m.chunk_rows + 127) / 128;
-    if (dtype == DTYPE_FP8) {
-        m.scale_stride = (cols + 127) / 128;
-        m.scale = source_tensor(s, arena_printf(arena, "%s.weight_scale_inv", stem), "F32", 2,
-                                rows / m.chunk_rows * m.chunk_scale_rows, m.scale_stride);
-    }
-    if (packed) {
-        m.scale_stride = cols / 32;
-        m.scale = source_tensor(s, arena_printf(arena, "%s.weight_scale", stem), "U8", 2, rows, m.scale_stride);
-    }
-    return m;
+static const char *shape_print(Ctx *ctx, int rank, const int64_t *shape) {
+    const char *out = "";
+    for (int i = 0; i < rank; i++) out = arena_printf(ctx->arena, "%s%s%lld", out, i ? ", " : "", (long long)shape[i]);
+    return arena_printf(ctx->arena, "[%s]", out);
 }
 
-static void attention_weights(TensorSource *s, const Model *model, int layer, const char *stem, LayerWeights *w) {
-    LayerAttention kind = model->layers[layer].attention;
-    const Attention *a = &model->attention[kind];
-    Arena *arena = s->ctx->arena;
-    int hidden = model->hidden;
-    if (model->family == FAMILY_MIMO_V2) {
-        int rows = model_qkv_chunk_rows(model, kind);
-        w->qkv = matrix(s, arena_printf(arena, "%s.self_attn.qkv_proj", stem), model->qkv_dtype,
-                        rows * model_qkv_chunks(model), hidden, rows);
-    } else {
-        w->q = matrix(s, arena_printf(arena, "%s.self_attn.q_proj", stem), model->qkv_dtype, a->heads * a->qk_dim,
-                      hidden, 0);
-        w->k = matrix(s, arena_printf(arena, "%s.self_attn.k_proj", stem), model->qkv_dtype, a->kv_heads * a->qk_dim,
-                      hidden, 0);
-        w->v = matrix(s, arena_printf(arena, "%s.self_attn.v_proj", stem), model->qkv_dtype, a->kv_heads * a->v_dim,
-                      hidden, 0);
+static bool tensor_fits(Ctx *ctx, const Slot *slot, const Tensor *t, Span span) {
+    const char *name = slot->name;
+    bool vector = slot->kind == SLOT_VECTOR && (strcmp(t->dtype, "BF16") == 0 || strcmp(t->dtype, "F32") == 0);
+    if (!vector && strcmp(t->dtype, slot->dtype) != 0) {
+        if (slot->kind == SLOT_MATRIX)
+            diag_error(ctx, E0705, span, "tensor \"%s\" is %s; the description says %s: %s, stored as %s", name,
+                       t->dtype, slot->group, dtype_name(slot->matrix->dtype), slot->dtype);
+        else
+            diag_error(ctx, E0705, span, "tensor \"%s\" is %s; %s is wanted", name, t->dtype,
+                       slot->kind == SLOT_VECTOR ? "BF16 or F32" : slot->dtype);
+        return false;
     }
-    w->o = matrix(s, arena_printf(arena, "%s.self_attn.o_proj", stem), model->o_dtype, hidden, a->heads * a->v_dim, 0);
-    if (a->sink)
-        w->sink = vector(s, arena_printf(arena, "%s.self_attn.attention_sink_bias", stem), a->heads, DTYPE_BF16);
-    if (a->qk_norm) {
-        w->q_norm = vector(s, arena_printf(arena, "%s.self_attn.q_norm.weight", stem), a->qk_dim, DTYPE_BF16);
-        w->k_norm = vector(s, arena_printf(arena, "%s.self_attn.k_norm.weight", stem), a->qk_dim, DTYPE_BF16);
-    }
+    if (t->rank == slot->rank && memcmp(t->shape, slot->shape, (size_t)t->rank * sizeof *t->shape) == 0) return true;
+    diag_error(ctx, E0705, span, "tensor \"%s\" has the shape %s; %s follows from the description", name,
+               shape_print(ctx, t->rank, t->shape), shape_print(ctx, slot->rank, slot->shape));
+    return false;
 }
 
-static void mlp_weights(TensorSource *s, const char *stem, Dtype dtype, int hidden, int inner, Matrix *gate, Matrix *up,
-                        Matrix *down) {
-    Arena *arena = s->ctx->arena;
-    *gate = matrix(s, arena_printf(arena, "%s.gate_proj", stem), dtype, inner, hidden, 0);
-    *up = matrix(s, arena_printf(arena, "%s.up_proj", stem), dtype, inner, hidden, 0);
-    *down = matrix(s, arena_printf(arena, "%s.down_proj", stem), dtype, hidden, inner, 0);
+static bool float_is_number(const uint8_t *at) {
+    uint32_t bits;
+    memcpy(&bits, at, sizeof bits);
+    return (bits & 0x7F800000) != 0x7F800000;
 }
 
-static void layer_weights(TensorSource *s, const Model *model, int layer, LayerWeights *w) {
-    Arena *arena = s->ctx->arena;
-    const Experts *experts = &model->experts;
-    char *stem = arena_printf(arena, "model.layers.%d", layer);
-    w->input_norm = vector(s, arena_printf(arena, "%s.input_layernorm.weight", stem), model->hidden, DTYPE_BF16);
-    w->post_norm =
-        vector(s, arena_printf(arena, "%s.post_attention_layernorm.weight", stem), model->hidden, DTYPE_BF16);
-    attention_weights(s, model, layer, stem, w);
-    if (model->layers[layer].mlp == MLP_DENSE) {
-        mlp_weights(s, arena_printf(arena, "%s.mlp", stem), model->dense_dtype, model->hidden, model->dense_inner,
-                    &w->gate, &w->up, &w->down);
-        return;
+// First scale that is NaN or infinite, or -1.
+static long scale_bad(const Slot *slot, const Tensor *t) {
+    if (slot->matrix->dtype == DTYPE_MXFP4) {
+        const uint8_t *found = memchr(t->data, 255, t->bytes);
+        return found ? (long)(found - t->data) : -1;
     }
-    w->router =
-        matrix(s, arena_printf(arena, "%s.mlp.gate", stem), model->router_dtype, experts->count, model->hidden, 0);
-    if (experts->selection_bias)
-        w->router_bias =
-            vector(s, arena_printf(arena, "%s.mlp.gate.e_score_correction_bias", stem), experts->count, DTYPE_F32);
-    w->expert_gate = ARENA_ARRAY(arena, Matrix, experts->count);
-    w->expert_up = ARENA_ARRAY(arena, Matrix, experts->count);
-    w->expert_down = ARENA_ARRAY(arena, Matrix, experts->count);
-    for (int e = 0; e < experts->count; e++)
-        mlp_weights(s, arena_printf(arena, "%s.mlp.experts.%d", stem, e), model->experts_dtype, model->hidden,
-                    experts->inner, &w->expert_gate[e], &w->expert_up[e], &w->expert_down[e]);
+    for (size_t i = 0; i < t->bytes; i += 4)
+        if (!float_is_number(t->data + i)) return (long)(i / 4);
+    return -1;
 }
 
-static void target_weights(TensorSource *s, const Model *model, Checkpoint *c) {
-    c->embed = matrix(s, "model.embed_tokens", model->embed_dtype, model->vocab, model->hidden, 0);
-    c->head = model->tied_head ? c->embed : matrix(s, "lm_head", model->head_dtype, model->vocab, model->hidden, 0);
-    c->norm = vector(s, "model.norm.weight", model->hidden, DTYPE_BF16);
-    c->layers = ARENA_ARRAY(s->ctx->arena, LayerWeights, model->layer_count);
-    for (int i = 0; i < model->layer_count; i++) layer_weights(s, model, i, &c->layers[i]);
+static bool vector_bind(Ctx *ctx, const Slot *slot, const Tensor *t, Span span) {
+    int length = (int)slot->shape[0];
+    float *out = ARENA_ARRAY(ctx->arena, float, length);
+    Matrix row = {.dtype = t->dtype[0] == 'F' ? DTYPE_F32 : DTYPE_BF16, .data = t->data};
+    matrix_decode(&row, 0, 0, length, out);
+    *slot->vector = out;
+    for (int i = 0; i < length; i++) {
+        if (float_is_number((const uint8_t *)&out[i])) continue;
+        diag_error(ctx, E0725, span, "tensor \"%s\": value %d is NaN or infinite", slot->name, i);
+        return false;
+    }
+    return true;
 }
 
-static void drafter_weights(TensorSource *s, const Model *model, DrafterWeights *d) {
-    const Drafter *drafter = &model->drafter;
-    const Attention *a = &drafter->attention;
-    Arena *arena = s->ctx->arena;
-    int hidden = model->hidden;
-    d->fc = matrix(s, "fc", drafter->dtype, hidden, hidden * drafter->tap_count, 0);
-    d->hidden_norm = vector(s, "hidden_norm.weight", hidden, DTYPE_BF16);
-    d->norm = vector(s, "norm.weight", hidden, DTYPE_BF16);
-    d->layers = ARENA_ARRAY(arena, LayerWeights, drafter->layers);
-    for (int i = 0; i < drafter->layers; i++) {
-        LayerWeights *w = &d->layers[i];
-        char *stem = arena_printf(arena, "layers.%d", i);
-        w->input_norm = vector(s, arena_printf(arena, "%s.input_layernorm.weight", stem), hidden, DTYPE_BF16);
-        w->post_norm = vector(s, arena_printf(arena, "%s.post_attention_layernorm.weight", stem), hidden, DTYPE_BF16);
-        w->q = matrix(s, arena_printf(arena, "%s.self_attn.q_proj", stem), drafter->dtype, a->heads * a->qk_dim, hidden,
-                      0);
-        w->k = matrix(s, arena_printf(arena, "%s.self_attn.k_proj", stem), drafter->dtype, a->kv_heads * a->qk_dim,
-                      hidden, 0);
-        w->v = matrix(s, arena_printf(arena, "%s.self_attn.v_proj", stem), drafter->dtype, a->kv_heads * a->v_dim,
-                      hidden, 0);
-        w->o =
-            matrix(s, arena_printf(arena, "%s.self_attn.o_proj", stem), drafter->dtype, hidden, a->heads * a->v_dim, 0);
-        if (a->qk_norm) {
-            w->q_norm = vector(s, arena_printf(arena, "%s.self_attn.q_norm.weight", stem), a->qk_dim, DTYPE_BF16);
-            w->k_norm = vector(s, arena_printf(arena, "%s.self_attn.k_norm.weight", stem), a->qk_dim, DTYPE_BF16);
-        }
-        if (a->sink)
-            w->sink = vector(s, arena_printf(arena, "%s.self_attn.attention_sink_bias", stem), a->heads, DTYPE_BF16);
-        mlp_weights(s, arena_printf(arena, "%s.mlp", stem), drafter->dtype, hidden, drafter->inner, &w->gate, &w->up,
-                    &w->down);
+static bool tensor_bind(Ctx *ctx, const Slot *slot, const Tensor *t, Span span) {
+    if (!tensor_fits(ctx, slot, t, span)) return false;
+    if (slot->kind == SLOT_VECTOR) return vector_bind(ctx, slot, t, span);
+    if (slot->kind == SLOT_MATRIX) {
+        slot->matrix->data = t->data;
+        return true;
     }
-    d->mask_embedding = source_mask(s, hidden, drafter->mask_token);
-    if (!d->mask_embedding) d->mask_embedding = vector(s, "mask_embedding", hidden, DTYPE_BF16);
+    slot->matrix->scale = t->data;
+    long bad = scale_bad(slot, t);
+    if (bad < 0) return true;
+    diag_error(ctx, E0706, span, "tensor \"%s\": the scale of row %ld, column %ld is NaN or infinite", slot->name,
+               bad / (long)slot->shape[1], bad % (long)slot->shape[1]);
+    return false;
 }
 
-// ---- Where tensors come from ----
+// "model.layers.N." of a layer past the description's: N, else -1.
+static int layer_past(const Model *model, const char *name) {
+    int layer = -1, used = 0;
+    if (sscanf(name, "model.layers.%5d.%n", &layer, &used) != 1 || !used) return -1;
+    return layer >= model->layer_count ? layer : -1;
+}
 
-Checkpoint *checkpoint_open(Ctx *ctx, const Model *model, const char *folder) {
-    size_t errors = diag_errors(ctx);
-    Checkpoint *c = ARENA_NEW(ctx->arena, Checkpoint);
-    if (!file_is_folder(folder)) {
-        diag_error(ctx, E0702, file_span(ctx, folder), "no such folder of weights");
-        return NULL;
+// Multi-token prediction lies under its own name, or as layers past the last one that join embedding and hidden state.
+static bool tensor_unused(const Model *model, const Shards *shards, const char *name) {
+    static const char *const joints[] = {"eh_proj.weight", "enorm.weight", "hnorm.weight"};
+    if (strncmp(name, "model.mtp", 9) == 0 || strncmp(name, "mtp.", 4) == 0) return true;
+    if (model->tied_head && strcmp(name, "lm_head.weight") == 0) return true;
+    size_t length = strlen(name), tail = strlen(".rotary_emb.inv_freq");
+    if (length > tail && strcmp(name + length - tail, ".rotary_emb.inv_freq") == 0) return true;
+    int layer = layer_past(model, name);
+    for (size_t i = 0; layer >= 0 && i < sizeof joints / sizeof *joints; i++) {
+        char joint[64];
+        snprintf(joint, sizeof joint, "model.layers.%d.%s", layer, joints[i]);
+        if (shards_find(shards, joint) >= 0) return true;
     }
-    TensorSource *target = source_open(ctx, folder), *drafter = NULL;
-    if (!target) return NULL;
-    target_weights(target, model, c);
-    if (model->has_drafter) {
-        drafter = source_open(ctx, file_join(ctx, folder, "dflash"));
-        if (drafter) drafter_weights(drafter, model, &c->drafter);
+    return false;
+}
+
+// Binds the slots of the target or of the drafter. True when each has its tensor and no tensor is left.
+static bool shards_bind(Ctx *ctx, const Model *model, const Slots *slots, const Shards *shards, bool drafter,
+                        Span folder) {
+    Names missing = {0}, unexpected = {0};
+    bool *used = ARENA_ARRAY(ctx->arena, bool, shards_count(shards) + 1);
+    size_t wrong = 0;
+    for (size_t i = 0; i < slots->count && wrong < LISTED; i++) {
+        const Slot *slot = &slots->at[i];
+        if (slot->drafter != drafter) continue;
+        long at = shards_find(shards, slot->name);
+        if (at >= 0) {
+            used[at] = true;
+            wrong += !tensor_bind(ctx, slot, shards_at(shards, (size_t)at), shards_span(shards, (size_t)at));
+        } else if (!slot->elsewhere)
+            names_add(&missing, slot->name);
     }
-    c->inner = (struct CheckpointInner *)source_pair(ctx, target, drafter);
-    bool ok = source_complete(target, model) && (!drafter || source_complete(drafter, model));
-    ok = ok && source_end_tokens(ctx, folder, model->vocab, c->end_tokens, &c->end_token_count);
-    if (ok && diag_errors(ctx) == errors) return c;
-    checkpoint_close(c);
-    return NULL;
+    if (wrong == LISTED) { // the rest of the list would be in doubt
+        diag_note(ctx, NO_SPAN, "the other tensors were not looked at");
+        return false;
+    }
+    for (size_t i = 0; i < shards_count(shards); i++) {
+        const char *name = shards_at(shards, i)->name;
+        if (!used[i] && !(!drafter && tensor_unused(model, shards, name))) names_add(&unexpected, name);
+    }
+    names_report(ctx, E0703, folder, &missing, "missing",
+                 "the description must be that of this checkpoint; `tilegen import` makes one");
+    names_report(ctx, E0704, folder, &unexpected, "unexpected",
+                 "the description must be that of this checkpoint; `tilegen import` makes one");
+    return !wrong && !missing.count && !unexpected.count;
+}
+
+// mask_embedding.pt, where the safetensors have no such tensor.
+static bool mask_embedding_bind(Ctx *ctx, const Model *model, Checkpoint *checkpoint, const char *folder) {
+    char *path = file_join(ctx, folder, "mask_embedding.pt");
+    if (checkpoint->drafter.mask_embedding) return true;
+    if (!file_exists(path)) {
+        Names missing = {{"mask_embedding"}, 1};
+        names_report(ctx, E0703, file_span(ctx, folder), &missing, "missing",
+                     "the drafter's safetensors, or mask_embedding.pt beside them, hold it");
+        return false;
+    }
+    Source *source = file_read(ctx, path, EMBEDDING_CAP);
+    if (!source) return false;
+    Span span = file_span(ctx, path); // the bytes are no text to show
+    int64_t token = 0;
+    float *values = NULL;
+    if (!mask_embedding_parse(ctx, span, (const uint8_t *)source->text, source->length, model->hidden, &token, &values))
+        return false;
+    if (token != model->drafter.mask_token) {
+        diag_error(ctx, E0727, span, "it belongs to the mask token %lld, the description has %d", (long long)token,
+                   model->drafter.mask_token);
+        return false;
+    }
+    for (int i = 0; i < model->hidden; i++) {
+        if (float_is_number((const uint8_t *)&values[i])) continue;
+        diag_error(ctx, E0725, span, "value %d is NaN or infinite", i);
+        return false;
+    }
+    checkpoint->drafter.mask_embedding = values;
+    return true;
+}
+
+static bool end_token_add(Ctx *ctx, const Model *model, Checkpoint *checkpoint, Span span, const json_t *value) {
+    int room = (int)(sizeof checkpoint->end_tokens / sizeof *checkpoint->end_tokens);
+    bool whole = json_is_integer(value) && json_integer_value(value) >= 0 && json_integer_value(value) < model->vocab;
+    if (!whole || checkpoint->end_token_count == room) {
+        diag_error(ctx, E0726, span,
+                   whole ? "\"eos_token_id\" lists more than %d tokens"
+                         : "\"eos_token_id\" must be token ids of at least 0 and less than %d",
+                   whole ? room : model->vocab);
+        return false;
+    }
+    checkpoint->end_tokens[checkpoint->end_token_count++] = (int)json_integer_value(value);
+    return true;
+}
+
+static void json_release(void *root) { json_decref(root); }
+
+// The end tokens of one file, if it is there and gives any.
+static bool end_tokens_read(Ctx *ctx, const Model *model, Checkpoint *checkpoint, const char *path) {
+    if (!file_exists(path)) return true;
+    Source *source = file_read(ctx, path, CONFIG_CAP);
+    if (!source) return false;
+    Span span = {source, 0, 0, 0};
+    json_error_t error;
+    json_t *root = json_loadb(source->text, source->length, JSON_REJECT_DUPLICATES, &error);
+    if (!root) {
+        if (json_error_code(&error) == json_error_out_of_memory) ctx_out_of_memory(ctx);
+        span.line = (uint32_t)(error.line > 0 ? error.line : 1);
+        span.col = (uint32_t)(error.column > 0 ? error.column : 1);
+        diag_error(ctx, E0726, span, "not valid JSON: %s", error.text);
+        return false;
+    }
+    ctx_defer(ctx, json_release, root);
+    bool ok = true;
+    json_t *value = json_object_get(root, "eos_token_id");
+    if (json_is_array(value)) {
+        for (size_t i = 0; ok && i < json_array_size(value); i++)
+            ok = end_token_add(ctx, model, checkpoint, span, json_array_get(value, i));
+    } else if (value && !json_is_null(value))
+        ok = end_token_add(ctx, model, checkpoint, span, value);
+    ctx_done(ctx, root);
+    return ok;
 }
 
 void checkpoint_close(Checkpoint *checkpoint) {
-    if (checkpoint && checkpoint->inner) source_pair_close((SourcePair *)checkpoint->inner);
-    if (checkpoint) checkpoint->inner = NULL;
+    if (!checkpoint) return;
+    CheckpointInner *inner = checkpoint->inner;
+    shards_close(inner->target);
+    shards_close(inner->drafter);
+    if (inner->map) munmap(inner->map, inner->map_bytes);
+    *inner = (CheckpointInner){0};
 }
+static void release(void *guard) { checkpoint_close(*(Checkpoint **)guard); }
 
-Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed) {
-    Checkpoint *c = ARENA_NEW(ctx->arena, Checkpoint);
-    TensorSource *target = source_synthetic(ctx, seed), *drafter = source_synthetic(ctx, seed + 1);
-    target_weights(target, model, c);
-    if (model->has_drafter) drafter_weights(drafter, model, &c->drafter);
-    c->inner = (struct CheckpointInner *)source_pair(ctx, target, drafter);
-    return c;
-}
-
-bool checkpoint_write(Ctx *ctx, const Model *model, const Checkpoint *checkpoint, const char *folder) {
-    SourcePair *pair = (SourcePair *)checkpoint->inner;
+static bool checkpoint_read(Ctx *ctx, const Model *model, Checkpoint *checkpoint, const Slots *slots,
+                            const char *folder) {
+    CheckpointInner *inner = checkpoint->inner;
     char *dflash = file_join(ctx, folder, "dflash");
-    if (!file_mkdirs(ctx, folder) || !source_write(pair->target, file_join(ctx, folder, "model.safetensors")))
-        return false;
-    if (!model->has_drafter) return true;
-    return file_mkdirs(ctx, dflash) && source_write(pair->drafter, file_join(ctx, dflash, "model.safetensors"));
+    inner->target = shards_open(ctx, folder);
+    bool ok = inner->target && shards_bind(ctx, model, slots, inner->target, false, file_span(ctx, folder));
+    if (model->has_drafter) {
+        inner->drafter = shards_open(ctx, dflash);
+        ok &= inner->drafter && shards_bind(ctx, model, slots, inner->drafter, true, file_span(ctx, dflash)) &&
+              mask_embedding_bind(ctx, model, checkpoint, dflash);
+    }
+    if (model->tied_head) checkpoint->head = checkpoint->embed;
+    ok &= end_tokens_read(ctx, model, checkpoint, file_join(ctx, folder, "generation_config.json"));
+    if (!checkpoint->end_token_count)
+        ok &= end_tokens_read(ctx, model, checkpoint, file_join(ctx, folder, "config.json"));
+    return ok;
+}
+
+Checkpoint *checkpoint_open(Ctx *ctx, const Model *model, const char *folder) {
+    Slots slots;
+    Checkpoint *checkpoint = checkpoint_new(ctx, model, &slots), **guard = ARENA_NEW(ctx->arena, Checkpoint *);
+    if (!checkpoint) return NULL;
+    *guard = checkpoint;
+    ctx_defer(ctx, release, guard);
+    bool ok = checkpoint_read(ctx, model, checkpoint, &slots, folder);
+    if (ok) *guard = NULL; // the caller's now
+    ctx_done(ctx, guard);
+    return ok ? checkpoint : NULL;
 }

@@ -2,7 +2,8 @@
 //
 // checkpoint_open maps the shards, checks every header (size, offsets, holes, overlap, dtype, shape), lists missing and
 // unexpected tensors by name (`mtp` layers of the published model are known and unused), and checks scales for NaN.
-// Nothing is copied but vectors (norms, sinks, biases), which become float arrays owned by the checkpoint.
+// Nothing is copied but vectors (norms, sinks, biases), which become float arrays. All but the mappings lives in the
+// ctx's arena: close before freeing the ctx.
 #ifndef TILERUN_CHECKPOINT_H
 #define TILERUN_CHECKPOINT_H
 #include "matrix.h"
@@ -42,6 +43,7 @@ void checkpoint_close(Checkpoint *checkpoint);
 // Random weights of the model's layout, in memory: trained-like spread, never zeros, router choices near uniform.
 // The same seed gives the same weights. NULL after reporting.
 Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed);
-// Writes a synthetic checkpoint in the published layout. False after reporting.
+// Writes the weights in the published layout (index and shards, dflash/, generation_config.json) into `folder`, which
+// is made. False after reporting.
 bool checkpoint_write(Ctx *ctx, const Model *model, const Checkpoint *checkpoint, const char *folder);
 #endif

@@ -1,5 +1,5 @@
 #include "safetensors.h"
-#include "text.h"
+#include "safetensors_dtype.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -9,169 +9,254 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADER_CAP = 100 << 20, NAME_CAP = 400 };
+enum { MAX_HEADER = 100 * 1000 * 1000 }; // the format's own limit
 
 struct Safetensors {
-    uint8_t *base;
-    size_t bytes;
+    void *map;
+    size_t map_bytes;
     Tensor *tensors;
     size_t count;
 };
 
 static const struct {
     const char *name;
-    int bits;
-} dtypes[] = {{"F64", 64},    {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"F8_E4M3", 8},
-              {"F8_E5M2", 8}, {"I64", 64}, {"I32", 32}, {"I16", 16},  {"I8", 8},
-              {"U8", 8},      {"U16", 16}, {"U32", 32}, {"U64", 64},  {"BOOL", 8}};
+    unsigned bits;
+} dtypes[] = {
+    {"BOOL", 8}, {"U8", 8},   {"I8", 8},    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
+    {"U16", 16}, {"F16", 16}, {"BF16", 16}, {"I32", 32},    {"U32", 32},    {"F32", 32},    {"F64", 64},
+    {"I64", 64}, {"U64", 64}, {"C64", 64},  {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},
+};
 
-__attribute__((format(printf, 3, 4))) static bool bad(Ctx *ctx, Span file, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    Text text = text_new(ctx->arena);
-    text_vprintf(&text, format, args);
-    va_end(args);
-    diag_error(ctx, E0701, file, "%s", text.at);
-    diag_help(ctx, "the file is damaged or cut short: fetch it again");
-    return false;
+unsigned safetensors_bits(const char *dtype) {
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+        if (strcmp(dtype, dtypes[i].name) == 0) return dtypes[i].bits;
+    return 0;
 }
 
-static void root_free(void *root) { json_decref(root); }
-
-static int by_offset(const void *a, const void *b) {
-    const Tensor *x = *(Tensor *const *)a, *y = *(Tensor *const *)b;
-    uintptr_t p = (uintptr_t)x->data, q = (uintptr_t)y->data;
-    if (p != q) return p < q ? -1 : 1;
-    return (x->bytes > y->bytes) - (x->bytes < y->bytes);
+bool safetensors_bytes(const int64_t *shape, int rank, unsigned bits, size_t *bytes) {
+    uint64_t total = bits;
+    bool empty = false, fits = true;
+    for (int i = 0; i < rank; i++) {
+        empty |= shape[i] == 0;
+        fits &= !__builtin_mul_overflow(total, (uint64_t)shape[i], &total);
+    }
+    *bytes = empty ? 0 : (size_t)(total / 8);
+    return empty || (fits && total % 8 == 0);
 }
-static int by_name(const void *a, const void *b) {
+
+// A name fit for a message: bounded, without control characters.
+const char *safetensors_shown(Ctx *ctx, const char *name) {
+    char *out = strlen(name) > 160 ? arena_printf(ctx->arena, "%.150s...", name) : arena_text(ctx->arena, name);
+    for (char *s = out; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7F) *s = '?';
+    return out;
+}
+
+// What a Tensor is while its header is checked.
+typedef struct Entry {
+    Tensor tensor;
+    uint64_t begin, end; // in the data
+} Entry;
+
+static int entry_by_offset(const void *a, const void *b) {
+    const Entry *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+static int tensor_by_name(const void *a, const void *b) {
     return strcmp(((const Tensor *)a)->name, ((const Tensor *)b)->name);
 }
 
-// One entry of the header. Offsets are kept in `data` relative to the buffer until all are checked.
-static bool parse_tensor(Ctx *ctx, Span file, const char *name, json_t *entry, size_t buffer, Tensor *out) {
-    json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape"),
-           *offsets = json_object_get(entry, "data_offsets");
-    if (strlen(name) > NAME_CAP || !json_is_string(dtype) || !json_is_array(shape) || !json_is_array(offsets) ||
-        json_array_size(offsets) != 2)
-        return bad(ctx, file, "tensor \"%.*s\" has no dtype, shape and data_offsets", NAME_CAP, name);
-    out->name = arena_text(ctx->arena, name);
-    int bits = 0;
-    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-        if (strcmp(dtypes[i].name, json_string_value(dtype)) == 0) bits = dtypes[i].bits;
-    if (!bits) return bad(ctx, file, "tensor %s has the unknown dtype \"%.20s\"", name, json_string_value(dtype));
-    strcpy(out->dtype, json_string_value(dtype));
-    if (json_array_size(shape) > 4)
-        return bad(ctx, file, "tensor %s has %zu dimensions; at most 4 are known", name, json_array_size(shape));
-    uint64_t count = 1;
-    out->rank = (int)json_array_size(shape);
-    for (int i = 0; i < out->rank; i++) {
-        json_t *dim = json_array_get(shape, (size_t)i);
-        if (!json_is_integer(dim) || json_integer_value(dim) < 0 || json_integer_value(dim) > (json_int_t)1 << 40)
-            return bad(ctx, file, "tensor %s: a dimension is no size", name);
-        out->shape[i] = json_integer_value(dim);
-        if (__builtin_mul_overflow(count, (uint64_t)out->shape[i], &count))
-            return bad(ctx, file, "tensor %s: its shape overflows", name);
+static bool entry_wrong(Ctx *ctx, Span file, const char *name, const char *what) {
+    diag_error(ctx, E0712, file, "tensor \"%s\": %s", safetensors_shown(ctx, name), what);
+    return false;
+}
+
+// One entry of the header, all that can be checked without the others. `data_bytes` is the size of the data.
+static bool entry_read(Ctx *ctx, Span file, const char *name, const json_t *value, uint64_t data_bytes, Entry *out) {
+    const json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"),
+                 *offsets = json_object_get(value, "data_offsets");
+    *out = (Entry){0};
+    if (!json_is_object(value)) return entry_wrong(ctx, file, name, "its entry is not an object");
+    if (!json_is_string(dtype)) return entry_wrong(ctx, file, name, "\"dtype\" is missing or not text");
+    if (!json_is_array(shape)) return entry_wrong(ctx, file, name, "\"shape\" is missing or not a list");
+    if (!json_is_array(offsets) || json_array_size(offsets) != 2)
+        return entry_wrong(ctx, file, name, "\"data_offsets\" is missing or not a list of two numbers");
+    if (json_object_size(value) != 3) return entry_wrong(ctx, file, name, "a key besides dtype, shape, data_offsets");
+    Tensor *t = &out->tensor;
+    t->name = arena_text(ctx->arena, name);
+    unsigned bits = safetensors_bits(json_string_value(dtype));
+    if (!bits) {
+        diag_error(ctx, E0713, file, "tensor \"%s\": unknown dtype \"%s\"", safetensors_shown(ctx, name),
+                   safetensors_shown(ctx, json_string_value(dtype)));
+        return false;
     }
-    json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
-    if (!json_is_integer(from) || !json_is_integer(to) || json_integer_value(from) < 0 ||
-        json_integer_value(to) < json_integer_value(from) || (uint64_t)json_integer_value(to) > buffer)
-        return bad(ctx, file, "tensor %s: its data_offsets lie outside the %zu bytes of data", name, buffer);
-    uint64_t bytes;
-    if (__builtin_mul_overflow(count, (uint64_t)bits / 8, &bytes) ||
-        bytes != (uint64_t)(json_integer_value(to) - json_integer_value(from)))
-        return bad(ctx, file, "tensor %s: its shape takes another number of bytes than its data_offsets", name);
-    out->data = (const uint8_t *)(uintptr_t)json_integer_value(from);
-    out->bytes = (size_t)bytes;
+    snprintf(t->dtype, sizeof t->dtype, "%s", json_string_value(dtype));
+    if (json_array_size(shape) > 4) return entry_wrong(ctx, file, name, "a shape of more than four dimensions");
+    t->rank = (int)json_array_size(shape);
+    for (int i = 0; i < t->rank; i++) {
+        const json_t *n = json_array_get(shape, (size_t)i);
+        if (!json_is_integer(n) || json_integer_value(n) < 0)
+            return entry_wrong(ctx, file, name, "a dimension of the shape is no whole number of zero or more");
+        t->shape[i] = json_integer_value(n);
+    }
+    const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
+    if (!json_is_integer(begin) || !json_is_integer(end) || json_integer_value(begin) < 0 ||
+        json_integer_value(end) < json_integer_value(begin))
+        return entry_wrong(ctx, file, name, "its data_offsets are no rising pair of whole numbers");
+    out->begin = (uint64_t)json_integer_value(begin);
+    out->end = (uint64_t)json_integer_value(end);
+    if (!safetensors_bytes(t->shape, t->rank, bits, &t->bytes) || t->bytes != out->end - out->begin) {
+        diag_error(ctx, E0714, file, "tensor \"%s\": its shape and dtype %s do not make the %llu bytes of its offsets",
+                   safetensors_shown(ctx, name), t->dtype, (unsigned long long)(out->end - out->begin));
+        return false;
+    }
+    if (out->end > data_bytes) {
+        diag_error(ctx, E0715, file, "tensor \"%s\" ends at byte %llu of the data, which has %llu",
+                   safetensors_shown(ctx, name), (unsigned long long)out->end, (unsigned long long)data_bytes);
+        diag_help(ctx, "the file is cut short; fetch it again");
+        return false;
+    }
     return true;
 }
 
-static bool parse_all(Ctx *ctx, Span file, json_t *root, size_t buffer, Tensor **tensors, size_t *count) {
-    const char *name;
-    json_t *entry;
-    if (!json_is_object(root)) return bad(ctx, file, "the header is no JSON object");
-    size_t n = 0;
-    Tensor *list = ARENA_ARRAY(ctx->arena, Tensor, json_object_size(root) + 1);
-    json_object_foreach(root, name, entry) {
-        if (strcmp(name, "__metadata__") == 0) {
-            if (!json_is_object(entry)) return bad(ctx, file, "__metadata__ is no JSON object");
-            continue;
-        }
-        if (!parse_tensor(ctx, file, name, entry, buffer, &list[n++])) return false;
-    }
-    Tensor **order = ARENA_ARRAY(ctx->arena, Tensor *, n + 1);
-    for (size_t i = 0; i < n; i++) order[i] = &list[i];
-    qsort(order, n, sizeof *order, by_offset);
-    size_t end = 0;
-    for (size_t i = 0; i < n; i++) {
-        size_t from = (size_t)(uintptr_t)order[i]->data;
-        if (from < end) return bad(ctx, file, "tensors %s and %s overlap", order[i - 1]->name, order[i]->name);
-        if (from > end)
-            return bad(ctx, file, "there is a hole of %zu bytes before tensor %s", from - end, order[i]->name);
-        end = from + order[i]->bytes;
-    }
-    if (end != buffer) return bad(ctx, file, "%zu bytes of data belong to no tensor", buffer - end);
-    qsort(list, n, sizeof *list, by_name);
-    *tensors = list;
-    *count = n;
+static bool metadata_fine(const json_t *value) {
+    const char *key;
+    json_t *text;
+    if (!json_is_object(value)) return false;
+    json_object_foreach((json_t *)(uintptr_t)value, key, text) if (!json_is_string(text)) return false;
     return true;
 }
+
+// The entries in the order of their data: each begins where the one before ends, and the last ends the data.
+static bool entries_cover(Ctx *ctx, Span file, const Entry *entries, size_t count, uint64_t data_bytes) {
+    uint64_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *name = safetensors_shown(ctx, entries[i].tensor.name);
+        if (entries[i].begin < at) {
+            diag_error(ctx, E0716, file, "tensors \"%s\" and \"%s\" overlap",
+                       safetensors_shown(ctx, entries[i - 1].tensor.name), name);
+            return false;
+        }
+        if (entries[i].begin > at) {
+            diag_error(ctx, E0717, file, "%llu bytes before tensor \"%s\" belong to no tensor",
+                       (unsigned long long)(entries[i].begin - at), name);
+            return false;
+        }
+        at = entries[i].end;
+    }
+    if (at == data_bytes) return true;
+    diag_error(ctx, E0717, file, "the last %llu bytes of the file belong to no tensor",
+               (unsigned long long)(data_bytes - at));
+    return false;
+}
+
+static bool header_read(Ctx *ctx, Span file, const json_t *root, const uint8_t *base, uint64_t data_at,
+                        uint64_t data_bytes, Tensor **tensors, size_t *count) {
+    size_t room = json_object_size(root), n = 0;
+    Entry *entries = ARENA_ARRAY(ctx->arena, Entry, room + 1);
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)root, name, value) {
+        if (strcmp(name, "__metadata__") != 0) {
+            if (!entry_read(ctx, file, name, value, data_bytes, &entries[n++])) return false;
+        } else if (!metadata_fine(value)) {
+            diag_error(ctx, E0712, file, "\"__metadata__\" is no map from text to text");
+            return false;
+        }
+    }
+    qsort(entries, n, sizeof *entries, entry_by_offset);
+    if (!entries_cover(ctx, file, entries, n, data_bytes)) return false;
+    *tensors = ARENA_ARRAY(ctx->arena, Tensor, n + 1);
+    *count = n;
+    for (size_t i = 0; i < n; i++) {
+        (*tensors)[i] = entries[i].tensor;
+        (*tensors)[i].data = base ? base + data_at + entries[i].begin : NULL;
+    }
+    qsort(*tensors, n, sizeof **tensors, tensor_by_name);
+    return true;
+}
+
+static void json_release(void *root) { json_decref(root); }
 
 bool safetensors_parse(Ctx *ctx, Span file, const uint8_t *head, size_t head_bytes, size_t file_bytes,
                        const uint8_t *base, Tensor **tensors, size_t *count) {
-    if (head_bytes < 8 || file_bytes < 8) return bad(ctx, file, "%zu bytes are no safetensors file", file_bytes);
+    *tensors = NULL;
+    *count = 0;
     uint64_t length = 0;
-    for (int i = 0; i < 8; i++) length |= (uint64_t)head[i] << 8 * i;
-    if (length > HEADER_CAP)
-        return bad(ctx, file, "the header claims %llu bytes, more than the %d allowed", (unsigned long long)length,
-                   HEADER_CAP);
-    if (length > file_bytes - 8 || length > head_bytes - 8)
-        return bad(ctx, file, "the header claims %llu bytes, but the file has %zu", (unsigned long long)length,
-                   file_bytes);
+    for (size_t i = 0; i < 8 && i < head_bytes; i++) length |= (uint64_t)head[i] << (8 * i);
+    if (head_bytes < 8 || file_bytes < 8) {
+        diag_error(ctx, E0701, file, "%zu bytes are too few for a safetensors file", file_bytes);
+        return false;
+    }
+    if (length > MAX_HEADER) {
+        diag_error(ctx, E0701, file, "a header of %llu bytes; the format allows %d", (unsigned long long)length,
+                   MAX_HEADER);
+        return false;
+    }
+    if (length > file_bytes - 8 || length > head_bytes - 8) {
+        diag_error(ctx, E0701, file, "a header of %llu bytes in a file of %zu", (unsigned long long)length, file_bytes);
+        return false;
+    }
+    if (length == 0 || head[8] != '{') {
+        diag_error(ctx, E0701, file, "the header does not begin with '{'");
+        return false;
+    }
     json_error_t error;
     json_t *root = json_loadb((const char *)head + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!root) {
-        if (json_error_code(&error) == json_error_out_of_memory) ctx_out_of_memory(ctx);
-        return bad(ctx, file, "the header is not valid JSON: %s", error.text);
+        enum json_error_code why = json_error_code(&error);
+        if (why == json_error_out_of_memory) ctx_out_of_memory(ctx);
+        Span at = file;
+        at.line = (uint32_t)(error.line > 0 ? error.line : 1);
+        at.col = (uint32_t)(error.column > 0 ? error.column : 1);
+        diag_error(ctx, why == json_error_duplicate_key ? E0711 : E0701, at, "header: %s",
+                   safetensors_shown(ctx, error.text));
+        return false;
     }
-    ctx_defer(ctx, root_free, root);
-    bool ok = parse_all(ctx, file, root, file_bytes - 8 - (size_t)length, tensors, count);
+    ctx_defer(ctx, json_release, root);
+    bool ok = header_read(ctx, file, root, base, 8 + length, file_bytes - 8 - length, tensors, count);
     ctx_done(ctx, root);
-    for (size_t i = 0; ok && i < *count; i++)
-        (*tensors)[i].data = base ? base + 8 + length + (uintptr_t)(*tensors)[i].data : NULL;
     return ok;
+}
+
+void safetensors_close(Safetensors *file) {
+    if (file && file->map) munmap(file->map, file->map_bytes);
+    if (file) file->map = NULL;
+}
+static void release(void *file) {
+    Safetensors **guarded = file;
+    safetensors_close(*guarded);
 }
 
 Safetensors *safetensors_open(Ctx *ctx, const char *path) {
     Span span = file_span(ctx, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        diag_error(ctx, E0002, span, "cannot read: %s", fd < 0 ? strerror(errno) : "not a regular file");
-        if (fd >= 0) close(fd);
+    Safetensors *file = ARENA_NEW(ctx->arena, Safetensors), **guard = ARENA_NEW(ctx->arena, Safetensors *);
+    *guard = file;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int error = fd < 0 ? errno : 0;
+    struct stat st = {0};
+    if (!error && fstat(fd, &st) < 0) error = errno;
+    bool regular = S_ISREG(st.st_mode);
+    if (!error && regular && st.st_size >= 8) {
+        file->map_bytes = (size_t)st.st_size;
+        file->map = mmap(NULL, file->map_bytes, PROT_READ, MAP_SHARED, fd, 0);
+        if (file->map == MAP_FAILED) {
+            error = errno;
+            file->map = NULL;
+        }
+    }
+    if (fd >= 0) close(fd);
+    if (error || !regular) {
+        diag_error(ctx, E0002, span, "cannot read: %s", error ? strerror(error) : "not a regular file");
         return NULL;
     }
-    if (st.st_size < 8) {
-        close(fd);
-        bad(ctx, span, "%lld bytes are no safetensors file", (long long)st.st_size);
-        return NULL;
-    }
-    uint8_t *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (base == MAP_FAILED) {
-        diag_error(ctx, E0002, span, "cannot map: %s", strerror(errno));
-        return NULL;
-    }
-    Safetensors *file = ARENA_NEW(ctx->arena, Safetensors);
-    *file = (Safetensors){.base = base, .bytes = (size_t)st.st_size};
-    if (safetensors_parse(ctx, span, base, file->bytes, file->bytes, base, &file->tensors, &file->count)) return file;
-    safetensors_close(file);
-    return NULL;
-}
-
-void safetensors_close(Safetensors *file) {
-    if (file && file->base) munmap(file->base, file->bytes);
-    if (file) file->base = NULL;
+    ctx_defer(ctx, release, guard);
+    bool ok = safetensors_parse(ctx, span, file->map, file->map_bytes, file->map_bytes, file->map, &file->tensors,
+                                &file->count);
+    if (ok) *guard = NULL; // the caller's now
+    ctx_done(ctx, guard);
+    return ok ? file : NULL;
 }
 
 const Tensor *safetensors_tensors(const Safetensors *file, size_t *count) {
@@ -181,35 +266,5 @@ const Tensor *safetensors_tensors(const Safetensors *file, size_t *count) {
 
 const Tensor *safetensors_find(const Safetensors *file, const char *name) {
     Tensor key = {.name = name};
-    return file->count ? bsearch(&key, file->tensors, file->count, sizeof key, by_name) : NULL;
-}
-
-bool safetensors_write(Ctx *ctx, const char *path, const TensorOut *tensors, size_t count) {
-    Text head = text_new(ctx->arena);
-    size_t offset = 0;
-    text_printf(&head, "{");
-    for (size_t i = 0; i < count; i++) {
-        text_printf(&head, "%s\"", i ? "," : "");
-        text_json(&head, tensors[i].name, strlen(tensors[i].name));
-        text_printf(&head, "\":{\"dtype\":\"%s\",\"shape\":[", tensors[i].dtype);
-        for (int d = 0; d < tensors[i].rank; d++)
-            text_printf(&head, "%s%lld", d ? "," : "", (long long)tensors[i].shape[d]);
-        text_printf(&head, "],\"data_offsets\":[%zu,%zu]}", offset, offset + tensors[i].bytes);
-        offset += tensors[i].bytes;
-    }
-    text_printf(&head, "}");
-    while (head.length % 8) text_add(&head, " ", 1);
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)head.length >> 8 * i);
-    char *staged = arena_printf(ctx->arena, "%s.%ld.partial", path, (long)getpid());
-    FILE *out = fopen(staged, "wb");
-    bool ok = out && fwrite(length, 1, 8, out) == 8 && fwrite(head.at, 1, head.length, out) == head.length;
-    for (size_t i = 0; ok && i < count; i++) ok = fwrite(tensors[i].data, 1, tensors[i].bytes, out) == tensors[i].bytes;
-    int error = ok ? 0 : errno;
-    if (out && fclose(out) != 0 && !error) error = errno, ok = false;
-    if (ok && rename(staged, path) != 0) error = errno, ok = false;
-    if (ok) return true;
-    if (out) unlink(staged);
-    diag_error(ctx, E0004, file_span(ctx, path), "cannot write: %s", strerror(error ? error : EIO));
-    return false;
+    return file->count ? bsearch(&key, file->tensors, file->count, sizeof key, tensor_by_name) : NULL;
 }

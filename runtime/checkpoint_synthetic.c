@@ -82,7 +82,7 @@ static void fill_codes(const Tables *tables, const Slot *slot, uint64_t key, uin
 static void fill_scales(const Slot *slot, uint64_t key, uint8_t *out) {
     if (slot->matrix->dtype == DTYPE_FP8) {
         for (size_t i = 0; i < slot->bytes / 4; i++) {
-            float scale = slot->std / FP8_STD * (0.75f + (float)(bits_at(key, i) >> 40) * 0x1p-25f);
+            float scale = slot->std / FP8_STD * (0.875f + (float)(bits_at(key, i) >> 40) * 0x1p-26f);
             memcpy(out + 4 * i, &scale, sizeof scale);
         }
         return;
@@ -125,11 +125,11 @@ Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed) {
     if (!checkpoint) return NULL;
     CheckpointInner *inner = checkpoint->inner;
     size_t total = 0, memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    for (size_t i = 0; i < slots.count; i++) total += room_of(&slots.at[i]);
+    for (size_t i = 0; i < slots.count && total < memory; i++) total += room_of(&slots.at[i]); // no overflow
     void *map =
         total < memory ? mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : MAP_FAILED;
     if (map == MAP_FAILED) {
-        diag_error(ctx, E0731, NO_SPAN, "%s: its weights take %zu MB, this machine has %zu", model->name,
+        diag_error(ctx, E0731, NO_SPAN, "%s: its weights take %zu MB or more, this machine has %zu", model->name,
                    total / 1000000, memory / 1000000);
         diag_help(ctx, "describe a model with fewer layers or experts");
         return NULL;

@@ -44,9 +44,9 @@ static inline const char *reported(void) {
 #define CHECK_ERROR(code, part)                                                                                        \
     do {                                                                                                               \
         DiagCode got_code = diag_code_at(ctx, 0);                                                                      \
-        const char *said = reported();                                                                                 \
+        const char *said = reported(), *part_ = (part);                                                                \
         CHECK(got_code == (code), "%s\n# %s", diag_code_name(got_code), said);                                         \
-        CHECK(strstr(said, (part)), "no \"%s\" in\n# %s", (part), said);                                               \
+        CHECK(strstr(said, part_), "no \"%s\" in\n# %s", part_, said);                                                 \
     } while (0)
 #define CHECK_SILENT()                                                                                                 \
     do {                                                                                                               \

@@ -107,7 +107,7 @@ static void header_over_the_cap(void) {
 static void header_that_is_no_object(void) { refused("[1, 2]", 0, E0701, "does not begin with '{'"); }
 static void header_that_begins_with_a_space(void) { refused(" {}", 0, E0701, "does not begin with '{'"); }
 static void header_cut_in_json(void) { refused("{\"a\":", 0, E0701, "x.safetensors:1:5:"); }
-static void header_with_bad_utf8(void) { refused("{\"\xC3\x28\":{}}", 0, E0701, "UTF-8"); }
+static void header_with_bad_utf8(void) { refused("{\"\xC3\x28\":{}}", 0, E0701, "unable to decode byte 0xc3"); }
 static void header_with_text_after_it(void) { refused("{} x", 0, E0701, "end of file expected"); }
 static void header_nested_too_deeply(void) {
     char deep[6000] = "{\"a\":";

@@ -112,7 +112,7 @@ static bool entry_read(Ctx *ctx, Span file, const char *name, const json_t *valu
         return false;
     }
     if (out->end > data_bytes) {
-        diag_error(ctx, E0715, file, "tensor \"%s\" ends at byte %llu of the data, which has %llu",
+        diag_error(ctx, E0701, file, "tensor \"%s\" ends at byte %llu of the data, which has %llu",
                    safetensors_shown(ctx, name), (unsigned long long)out->end, (unsigned long long)data_bytes);
         diag_help(ctx, "the file is cut short; fetch it again");
         return false;

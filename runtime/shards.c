@@ -105,7 +105,7 @@ static bool shard_add(Ctx *ctx, Shards *shards, const char *folder, const char *
     char *path = file_join(ctx, folder, name);
     Span span = file_span(ctx, path);
     if (from_index && !file_exists(path)) {
-        diag_error(ctx, E0721, span, "the index names this shard, and it is not there");
+        diag_error(ctx, E0002, span, "the index names this shard, and it is not there");
         diag_help(ctx, "fetch the missing file; it stands beside the index");
         return false;
     }

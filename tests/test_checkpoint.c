@@ -476,7 +476,7 @@ static void index_out_of_the_folder(void) {
     with_index("{\"weight_map\": {\"x\": \"../shards/a.safetensors\"}}", E0707, "same folder");
 }
 static void missing_shard(void) {
-    with_index("{\"weight_map\": {\"x\": \"a.safetensors\", \"y\": \"c.safetensors\"}}", E0721, "c.safetensors");
+    with_index("{\"weight_map\": {\"x\": \"a.safetensors\", \"y\": \"c.safetensors\"}}", E0002, "c.safetensors");
 }
 static void tensors_in_each_others_shard(void) {
     with_index("{\"weight_map\": {\"x\": \"b.safetensors\", \"y\": \"a.safetensors\"}}", E0722,

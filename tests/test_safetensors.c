@@ -153,7 +153,7 @@ static void shape_that_overflows_by_its_dtype(void) {
 }
 static void half_a_byte(void) { refused("{" TENSOR("a", "F4", "3", 0, 1) "}", 1, E0714, "\"a\""); }
 static void tensor_past_the_end(void) {
-    refused("{" TENSOR("a", "U8", "8", 0, 8) "}", 7, E0715, "\"a\" ends at byte 8 of the data, which has 7");
+    refused("{" TENSOR("a", "U8", "8", 0, 8) "}", 7, E0701, "\"a\" ends at byte 8 of the data, which has 7");
 }
 static void tensors_that_overlap(void) {
     refused("{" TENSOR("a", "U8", "4", 0, 4) "," TENSOR("b", "U8", "4", 2, 6) "}", 6, E0716, "\"a\" and \"b\"");

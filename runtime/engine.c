@@ -35,19 +35,21 @@ static void (*const op_table[OP_COUNT])(const OpCall *) = {
     [OP_ACCEPT] = op_accept,
 };
 
-// The best token of each draft slot, over all tiles of all ranks; ties go to the lowest id, since tiles come in order.
+// The best token of a row over all tiles of all ranks; ties go to the lowest id, since tiles come in order.
+static int best_token(const Engine *e, const Best *tiles, int row) {
+    size_t vocab = (size_t)e->shape.vocab;
+    Best best = {0, -1, 0};
+    for (int rank = 0; rank < e->ranks; rank++)
+        for (size_t at = 0; at < vocab;) {
+            const Best *tile = &tiles[((size_t)rank * (size_t)e->rows + (size_t)row) * vocab + at];
+            if (best.id < 0 || tile->value > best.value) best = *tile;
+            at += (size_t)tile->length;
+        }
+    return best.id;
+}
+
 void op_draft_pick(const OpCall *c) {
-    size_t vocab = (size_t)c->e->shape.vocab;
-    for (int i = 1; i < c->rows; i++) {
-        Best best = {0, -1, 0};
-        for (int rank = 0; rank < c->e->ranks; rank++)
-            for (size_t at = 0; at < vocab;) {
-                const Best *tile = &c->r->dbest[((size_t)rank * (size_t)c->e->rows + (size_t)i) * vocab + at];
-                if (best.id < 0 || tile->value > best.value) best = *tile;
-                at += (size_t)tile->length;
-            }
-        c->r->drafts[i] = best.id;
-    }
+    for (int i = 1; i < c->rows; i++) c->r->drafts[i] = best_token(c->e, c->r->dbest, i);
 }
 
 static void row_logits(const Engine *e, const Rank *r, int row, float *out) {
@@ -59,7 +61,6 @@ static void row_logits(const Engine *e, const Rank *r, int row, float *out) {
 
 void op_sample(const OpCall *c) {
     const State *state = &c->r->state;
-    size_t vocab = (size_t)c->e->shape.vocab;
     for (int row = c->lo; row < c->hi && row < c->rows; row++) {
         if (state->sampling.temperature > 0) {
             row_logits(c->e, c->r, row, c->s->row);
@@ -67,14 +68,7 @@ void op_sample(const OpCall *c) {
                 sample(&state->sampling, c->s->row, c->e->model->vocab, state->start + row, &c->s->sample);
             continue;
         }
-        Best best = {0, -1, 0};
-        for (int rank = 0; rank < c->e->ranks; rank++)
-            for (size_t at = 0; at < vocab;) {
-                const Best *tile = &c->r->best[((size_t)rank * (size_t)c->e->rows + (size_t)row) * vocab + at];
-                if (best.id < 0 || tile->value > best.value) best = *tile;
-                at += (size_t)tile->length;
-            }
-        c->r->choice[row] = best.id;
+        c->r->choice[row] = best_token(c->e, c->r->best, row);
     }
 }
 

@@ -154,10 +154,11 @@ static Span word_span(const Source *source, int line, const char *anchor, const 
     if (line <= 0 || !word || !*word) return fallback;
     size_t word_length = strlen(word), anchor_length = anchor ? strlen(anchor) : 0;
     Lexer lexer = {source->text, line_start(source, line), source->length, (uint32_t)line};
+    Span found = {0};
     for (int depth = 0;;) {
         Token token = token_next(&lexer);
         bool later = token.line > (uint32_t)line;
-        if (!token.kind || (later && (depth == 0 || one_line))) return fallback;
+        if (!token.kind || (later && (depth == 0 || one_line))) return found.line ? found : fallback;
         if (token.kind == '(' || token.kind == '{' || token.kind == '[') depth++;
         if ((token.kind == ')' || token.kind == '}' || token.kind == ']') && depth > 0) depth--;
         bool punctuation = token.kind != 'w' && word_length == 1 && token.kind == *word;
@@ -168,8 +169,10 @@ static Span word_span(const Source *source, int line, const char *anchor, const 
             continue;
         }
         if (token.length != word_length || memcmp(text, word, word_length) != 0) continue;
+        if (found.line) return fallback; // which of the two?
         size_t start = line_start(source, (int)token.line);
-        return (Span){source, token.line, (uint32_t)(token.at - start) + 1, (uint32_t)token.length};
+        found = (Span){source, token.line, (uint32_t)(token.at - start) + 1, (uint32_t)token.length};
+        if (!punctuation) return found;
     }
 }
 
@@ -280,8 +283,10 @@ static void report_lua(LuaBox *box, const char *message, DiagCode code) {
     size_t prefix = sizeof chunk_name - 1;
     if (strncmp(message, chunk_name, prefix) == 0 && sscanf(message + prefix, ":%d: %n", &line, &used) == 1 && used)
         message += prefix + (size_t)used;
-    if (line <= 0 || line_start(box->source, line) >= box->source->length) line = box->line ? box->line : line;
-    if (line > 1 && line_start(box->source, line) >= box->source->length) line = 0; // error("...") can name any
+    int last = 1; // error("...") can name any line, and the parser the one after the end
+    for (size_t i = 0; i + 1 < box->source->length; i++) last += box->source->text[i] == '\n';
+    if ((line <= 0 || line > last) && box->line) line = box->line;
+    if (line > last) line = last;
     message = box_clean(box->ctx, message);
     diag_error(box->ctx, code, word_span(box->source, line, NULL, quoted_word(box->ctx, message), true), "%s", message);
 }

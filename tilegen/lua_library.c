@@ -42,7 +42,7 @@ static int safe_tostring(lua_State *lua) {
 int box_format(lua_State *lua) {
     size_t length;
     const char *format = luaL_checklstring(lua, 1, &length), *end = format + length;
-    int arg = 1;
+    int arg = 1, top = lua_gettop(lua); // the buffer has its own slot above
     luaL_Buffer buffer;
     luaL_buffinit(lua, &buffer);
     for (const char *s = format; s < end; s++) {
@@ -57,6 +57,7 @@ int box_format(lua_State *lua) {
         if (s < end && *s == '.')
             for (spec[n++] = *s++, digits = 0; s < end && *s >= '0' && *s <= '9' && digits < 2; s++, digits++)
                 spec[n++] = *s;
+        if (s < end && *s != '%' && arg == top) luaL_argerror(lua, arg + 1, "no value");
         switch (s < end ? *s : 0) {
         case '%': luaL_addchar(&buffer, '%'); break;
         case 'd':
@@ -75,9 +76,8 @@ int box_format(lua_State *lua) {
             break;
         case 's':
             if (n > 1) return luaL_error(lua, "format: %%s has no width here");
-            luaL_checkany(lua, ++arg);
             lua_pushcfunction(lua, safe_tostring);
-            lua_pushvalue(lua, arg);
+            lua_pushvalue(lua, ++arg);
             lua_call(lua, 1, 1);
             luaL_addvalue(&buffer);
             break;
@@ -113,12 +113,10 @@ static int compare_keys(const void *left, const void *right) {
 lua_Integer box_sorted_keys(lua_State *lua, int index) {
     index = lua_absindex(lua, index);
     luaL_checkstack(lua, 10, NULL);
-    if (lua_getmetatable(lua, index)) { // of a frozen table
-        lua_rawgetp(lua, -1, &fields_key);
-        lua_remove(lua, -2);
-    } else
-        lua_pushvalue(lua, index);
+    lua_pushvalue(lua, index);
     int table = lua_gettop(lua);
+    if (lua_getmetatable(lua, index) && lua_rawgetp(lua, -1, &fields_key) == LUA_TTABLE) lua_replace(lua, table);
+    lua_settop(lua, table);
     size_t count = 0, room = 0;
     for (lua_pushnil(lua); lua_next(lua, table); lua_pop(lua, 1)) room++;
     Key *keys = lua_newuserdatauv(lua, room * sizeof *keys + 1, 0);

@@ -1,0 +1,3 @@
+-- expect error E0225
+-- says returns no kernel
+return "decode"

@@ -1,0 +1,5 @@
+-- expect error E0206
+-- at 4:1
+-- says unknown field "table"
+local x = model[{}]
+return kernel "k" {}

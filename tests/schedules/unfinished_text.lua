@@ -1,0 +1,3 @@
+-- expect error E0201
+-- says unfinished string
+local a = "x

@@ -1,6 +1,9 @@
--- GPU models and targets: data only. Figures of a SKU are what a kernel may count on.
---   shared_memory  bytes a block may use (227 KB on Hopper)      bandwidth  streaming read, bytes a second
--- h200: measured (BENCHMARKS.md). The others: the vendor's datasheets; measure before relying on them.
+-- SKUs and targets: data only. Figures of a SKU are what a kernel may count on.
+--   workers        SMs; on the host, workers of the executor      shared_memory  bytes a block may use (227 KB on Hopper)
+--   memory         bytes that the driver reports                  bandwidth      streaming read, bytes a second
+--   registers      32-bit registers of an SM                      clock          Hz under load
+-- h200: measured. h100-*: NVIDIA H100 datasheet and H100 PCIe product brief. h20, gh200 (96 GB): NVIDIA's datasheets.
+-- A datasheet's bandwidth is the memory's own: a kernel reaches some 95 % of it.
 
 sku "host"      { arch = "host", workers = 8 }
 sku "h200"      { arch = "sm_90a", workers = 132, shared_memory = 232448, registers = 65536, memory = 150754820096,

@@ -1,34 +1,50 @@
--- One round of decoding, for every model and SKU: a tile size for each op, and how finely its results are handed on.
--- A tile is a number of outputs; it must divide the outputs of a rank.
+-- One round of decoding, for every model, SKU and degree: a tile size for each op, and how finely its results are
+-- handed on. A tile is the number of outputs of one task; it divides the outputs of a rank, so that all tasks of an op
+-- are alike. What is not said here (claims, waits, counters, workers) is the compiler's.
 
 local host = sku.arch == "host"
+local rows = 8 -- tokens a round: a block of the drafter
 
 local t = tune {
-    waves = choice { 1, 2, 4 },           -- tiles a worker and op
+    waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
     expert_waves = choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
     page_bytes = choice { 16384, 8192, 32768 },
     page_count = range(4, 13, 12),
     split = choice { 1, 2, 4, 8 },        -- parts of an attention over the keys
 }
-on "sm_90a" { split = 4 }
+on "sm_90a" { split = 4 } -- with a few kv heads a rank, only splitting occupies all SMs
+on "host"   { split = 1 }
 
 local function ceil_div(a, b) return (a + b - 1) // b end
 
--- The smallest tile of at least `least` outputs that divides `outputs` (and `other`, outputs of the other kind of layer),
+-- Calls `visit` with every tile up to `most` that divides `outputs` (and `other`, those of the other kind of layer),
 -- in multiples of `unit` where that is possible.
-local function tile_of(unit, least, outputs, other)
-    local step = outputs % unit == 0 and unit or 1
-    for tile = ceil_div(math.max(least, 1), step) * step, outputs, step do
-        if outputs % tile == 0 and (other or outputs) % tile == 0 then return tile end
-    end
-    for tile = math.min(least, outputs), 1, -1 do
-        if outputs % tile == 0 and (other or outputs) % tile == 0 then return tile end
+local function each_tile(unit, most, outputs, other, visit)
+    local function divides(n) return outputs % n == 0 and (other or outputs) % n == 0 end
+    if not divides(unit) then unit = 1 end
+    for tile = unit, math.max(unit, ceil_div(most, unit) * unit), unit do
+        if divides(tile) then visit(tile) end
     end
 end
 
--- A tile that gives each worker about `waves` tasks of an op.
+-- The tile with which the busiest worker is done first, the largest of these. Starting a task is taken to cost as much
+-- as `unit` outputs. No task is larger than one and a half of a worker's shares of a wave.
 local function spread(unit, waves, outputs, other)
-    return tile_of(unit, ceil_div(outputs, sku.workers * waves), outputs, other)
+    local best, least
+    local function finish(n, tile) return ceil_div(n // tile, sku.workers) * (tile + unit) end
+    each_tile(unit, ceil_div(outputs * 3, sku.workers * waves * 2), outputs, other, function(tile)
+        local time = finish(outputs, tile) + finish(other or 0, tile)
+        if not best or time <= least then best, least = tile, time end
+    end)
+    return best
+end
+
+-- The largest tile that makes at least `tasks` tasks of an expert: these are claimed as workers come free, so balance
+-- needs no more than enough of them.
+local function cut(unit, tasks, outputs)
+    local best
+    each_tile(unit, outputs // tasks, outputs, nil, function(tile) best = tile end)
+    return best
 end
 
 local full, window, drafter, experts = model.full, model.window, model.drafter, model.experts
@@ -38,8 +54,8 @@ local hidden = spread(16, t.waves, model.hidden)
 local steps = {
     op "embed"     { tile = hidden },
     op "qkv"       { tile = spread(16, t.waves, one.qkv_rows // tp, two.qkv_rows // tp), per = "tile" },
-    op "append"    { tile = 1 },
-    op "attention" { tile = 1, split = t.split },
+    op "append"    { tile = 1 }, -- kv heads
+    op "attention" { tile = 1, split = t.split }, -- query heads
     op "merge"     { tile = 1 },
     op "o_proj"    { tile = hidden },
     op "reduce"    { tile = hidden },
@@ -52,12 +68,12 @@ if model.dense_inner > 0 then
     add(op "mlp_down" { tile = hidden })
 end
 if experts then
-    -- At most rows * top_k experts are active. A down waits for its own expert's ups only.
-    local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, 8 * experts.top_k))
-    local inner = experts.inner // tp
+    -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Its inputs share a scale
+    -- in groups of 32, so ups come in multiples of that.
+    local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
     add(op "router"       { tile = spread(8, t.waves, experts.count) })
-    add(op "experts_up"   { tile = tile_of(16, ceil_div(inner, tasks), inner), claim = "dynamic", per = "expert" })
-    add(op "experts_down" { tile = tile_of(32, ceil_div(model.hidden, tasks), model.hidden), claim = "dynamic" })
+    add(op "experts_up"   { tile = cut(32, tasks, experts.inner // tp), claim = "dynamic", per = "expert" })
+    add(op "experts_down" { tile = cut(32, tasks, model.hidden), claim = "dynamic" })
     add(op "combine"      { tile = hidden })
 end
 if drafter then
@@ -73,10 +89,14 @@ if drafter then
 end
 
 if host then
-    return kernel "decode" { rows = 8, cache = "f32", roles = { compute = { warps = 1 } }, steps = steps }
+    -- One thread a worker, which reads weights where they lie; the cache is not rounded, so that this is the reference.
+    return kernel "decode" { rows = rows, cache = "f32", roles = { compute = { warps = 1 } }, steps = steps }
 end
+
+check(t.page_bytes * t.page_count <= sku.shared_memory, "%d pages of %d bytes are more than the %d of a block",
+    t.page_count, t.page_bytes, sku.shared_memory)
 return kernel "decode" {
-    rows = 8,
+    rows = rows,
     activations = "bf16",
     roles = {
         load    = { warps = 4, registers = 40 }, -- a warpgroup: registers move between warpgroups

@@ -3,7 +3,7 @@
 --   memory         bytes that the driver reports                  bandwidth      streaming read, bytes a second
 --   registers      32-bit registers of an SM                      clock          Hz under load
 -- h200: measured. h100-*: NVIDIA H100 datasheet and H100 PCIe product brief. h20, gh200 (96 GB): NVIDIA's datasheets.
--- A datasheet's bandwidth is the memory's own: a kernel reaches some 95 % of it.
+-- A datasheet's bandwidth is the memory's own; the h200 streams 98 % of its 4.8 TB/s.
 
 sku "host"      { arch = "host", workers = 8 }
 sku "h200"      { arch = "sm_90a", workers = 132, shared_memory = 232448, registers = 65536, memory = 150754820096,

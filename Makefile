@@ -45,6 +45,7 @@ $(B)/tilerun: $(B)/obj/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 $(B)/tests/%: tests/%.c tests/check.h $(B)/libtilerun.a $(B)/libtilegen.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests $(filter %.c,$^) $(B)/libtilerun.a $(B)/libtilegen.a $(LIBS) -o $@
+$(B)/tests/test_mutants: tests/interleaver.c tests/machine.c tests/small_progs.c
 $(B)/tests/test_alloc: LIBS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 tests: $(TESTS)
 

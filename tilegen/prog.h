@@ -11,7 +11,8 @@
 //   Reads      A task reads its regions at any time between its start and its end, and writes likewise.
 //   Waits      A task starts when all of its waits hold and the entries before it in its queue have ended.
 //              `c[g]>=n` holds when counter c, group g of this rank has reached base + n, where base is what all
-//              signals of the instances before this one amount to (of the instance `lag` before this one when lag > 0).
+//              signals of the instances before this one amount to (of the instance `lag` before this one when lag > 0;
+//              when the first instance is nearer than that, it holds).
 //              So n = 0 means: all earlier instances have signalled.
 //   Signals    Happen after the task's end, release all its writes. `c[g]+n` on this rank, `c@all[g]+n` on each rank.
 //   Pages      Shared memory of a worker. A task with pages p0,p1,... consumes its weights in that many chunks, chunk k
@@ -55,8 +56,9 @@ typedef struct Index {
     int lo, hi;
 } Index;
 
-// A part of a buffer. `all_ranks`: of the buffers of every rank (writes only). `all_layers`: every layer of a layered
-// buffer; otherwise the instance's layer is meant. Buffers with fewer than 3 dimensions leave the last indexes 0:0.
+// A part of a buffer; at most one index is a key or all active keys, and one SELF. `all_ranks`: of the buffers of every
+// rank (writes only). `all_layers`: every layer of a layered buffer; otherwise the instance's layer is meant. Buffers
+// with fewer than 3 dimensions leave the last indexes 0:0.
 typedef struct Region {
     int buffer;
     bool all_ranks, all_layers;
@@ -182,7 +184,8 @@ const RoundItem *prog_instance(const Prog *prog, int index, int *layer);
 
 // Prints; prog_parse(prog_print(p)) prints the same bytes again.
 char *prog_print(Ctx *ctx, const Prog *prog);
-// NULL after reporting with file:line:col (E05xx). Accepts only what prog_verify accepts.
+// Lines that begin with # are comments. NULL after reporting with file:line:col (E05xx). Accepts only what prog_verify
+// accepts.
 Prog *prog_parse(Ctx *ctx, Source *source);
 // Every index in range, every name declared, ranges not empty and inside their buffers, queues only of used roles,
 // loads only in load queues, pages in range, steps of tasks exist, pool publishers come first, ... False after

@@ -56,8 +56,11 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
     if (r->all_layers && !buffer->layers) return bad(v, "%s has no layers", buffer->name);
     if (buffer->layers && !r->all_layers && v->layers > buffer->layers)
         return bad(v, "runs layer %d of %s, which has %d", v->layers - 1, buffer->name, buffer->layers);
+    int keyed = 0, ranked = 0;
     for (int d = 0; d < buffer->rank; d++) {
         Index i = r->at[d];
+        keyed += i.kind == INDEX_KEY || i.kind == INDEX_ACTIVE;
+        ranked += i.kind == INDEX_SELF;
         switch (i.kind) {
         case INDEX_RANGE:
             if (i.lo < 0 || i.lo >= i.hi || i.hi > buffer->dims[d])
@@ -84,6 +87,8 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
         default: return bad(v, "%s: an index that regions do not have", buffer->name);
         }
     }
+    // Twice would be a diagonal, which is no block of the buffer.
+    if (keyed > 1 || ranked > 1) return bad(v, "%s is indexed twice by the same name", buffer->name);
     return true;
 }
 
@@ -172,6 +177,9 @@ static bool verify_queue(Verify *v, const Queue *queue, Role role, bool placed) 
             if (placed && role == ROLE_CONTROL) return bad(v, "a pool in a control queue");
             if (placed && role == ROLE_LOAD && !v->body->pools[entry->pool].chunks)
                 return bad(v, "a load queue runs a pool without pages");
+            const Task *t = &entry->task;
+            if (t->read_count || t->write_count || t->signal_count || t->page_count)
+                return bad(v, "a pool's entry has waits and nothing else");
             if (!verify_waits(v, &entry->task)) return false;
             continue;
         }

@@ -56,10 +56,34 @@ static Candidate heap_pop(Heap *heap) {
     return top;
 }
 
+enum { SHORT = 64 };
+
+// The usual piece is a word: its ranks lie in an array, and the lowest is looked for each time.
+static size_t encode_short(const Bpe *bpe, const char *piece, size_t length, int *ids) {
+    const Merge *merge[SHORT]; // of symbols i and i + 1
+    size_t count = length;
+    for (size_t i = 0; i < length; i++) ids[i] = bpe->byte_id[(uint8_t)piece[i]];
+    for (size_t i = 0; i + 1 < length; i++) merge[i] = bpe_merge(bpe, ids[i], ids[i + 1]);
+    while (count > 1) {
+        size_t best = count;
+        for (size_t i = 0; i + 1 < count; i++)
+            if (merge[i] && (best == count || merge[i]->rank < merge[best]->rank)) best = i;
+        if (best == count) break;
+        ids[best] = merge[best]->id;
+        count--;
+        memmove(ids + best + 1, ids + best + 2, (count - best - 1) * sizeof *ids);
+        memmove(merge + best, merge + best + 1, (count - best) * sizeof *merge);
+        if (best + 1 < count) merge[best] = bpe_merge(bpe, ids[best], ids[best + 1]);
+        if (best) merge[best - 1] = bpe_merge(bpe, ids[best - 1], ids[best]);
+    }
+    return count;
+}
+
 size_t bpe_encode(Arena *arena, const Bpe *bpe, const char *piece, size_t length, int *ids) {
     if (length == 0) return 0;
     int whole = bpe->ignore_merges ? bpe_find(bpe, piece, length) : -1;
     if (whole >= 0) return ids[0] = whole, 1;
+    if (length <= SHORT) return encode_short(bpe, piece, length, ids);
     // Symbols as a list through `next` and `last`; a merged-away symbol has id -1. Each merge adds at most two
     // candidates.
     int *symbol = ARENA_ARRAY(arena, int, length), *next = ARENA_ARRAY(arena, int, length),

@@ -14,8 +14,9 @@ int tokenizer_vocab(const Tokenizer *tokenizer);
 // The token that begins every sequence (post_processor), or -1.
 int tokenizer_bos(const Tokenizer *tokenizer);
 
-// Ids of `length` bytes of text (any bytes; invalid UTF-8 is encoded byte by byte). Added tokens in the text become
-// their ids when `special`. *ids in the ctx's arena.
+// Ids of `length` bytes of text (any bytes; invalid UTF-8 is encoded byte by byte). Special tokens in the text become
+// their ids when `special`, and are plain text otherwise; other added tokens always become theirs. tokenizer_bos is not
+// prepended. *ids in the ctx's arena. A text that costs the split pattern too much is told (E0811) and still encoded.
 void tokenizer_encode(Ctx *ctx, const Tokenizer *tokenizer, const char *text, size_t length, bool special, int **ids,
                       size_t *count);
 // Bytes of one token; special tokens give nothing unless `special`. The pointer lives as long as the tokenizer.

@@ -8,22 +8,62 @@
 
 typedef struct Reader {
     Ctx *ctx;
+    YamlNode *root;
+    Model *m;
     bool ok;
 } Reader;
 
-static YamlNode *child(const YamlNode *map, const char *key) {
-    for (size_t i = 0; i < map->count; i++)
-        if (strcmp(map->keys[i], key) == 0) return map->items[i];
-    return NULL;
+enum { MAX_UNKNOWN = 20 }; // unknown keys of one map that are reported
+
+// The node at a dotted path below `root`, and the place to point at: a map's key, a value itself.
+static YamlNode *node_at(YamlNode *root, const char *path, Span *place) {
+    YamlNode *node = root;
+    while (*path) {
+        size_t length = strcspn(path, ".");
+        Span key = NO_SPAN;
+        YamlNode *child = yaml_child(node, path, length, &key);
+        if (!child) return NULL;
+        if (place) *place = child->kind == YAML_MAP ? key : child->span;
+        node = child;
+        path += length + (path[length] == '.');
+    }
+    return node;
 }
 
-static void wrong(Reader *r, const YamlNode *node, const char *key, const char *wanted) {
-    static const char *const kinds[] = {"a value", "a list", "a map"};
+// Where the deepest part of the path stands that the user wrote.
+static Span place_in_yaml(Ctx *ctx, const void *user, const char *path) {
+    YamlNode *root = (YamlNode *)(uintptr_t)user;
+    if (!root) return NO_SPAN;
+    Span place = {root->span.source, root->span.line, root->span.col, 1};
+    (void)ctx;
+    node_at(root, path, &place);
+    return place;
+}
+
+static void wrong(Reader *r, const YamlNode *node, const char *where, const char *wanted) {
     r->ok = false;
-    if (node->kind == YAML_SCALAR)
-        diag_error(r->ctx, E0112, node->span, "%s wants %s, not \"%s\"", key, wanted, node->text);
+    if (node->kind != YAML_SCALAR)
+        diag_error(r->ctx, E0112, node->span, "%s wants %s, not a %s", where, wanted,
+                   node->kind == YAML_LIST ? "list" : "map");
+    else if (!*node->text)
+        diag_error(r->ctx, E0112, node->span, "%s wants %s, not nothing", where, wanted);
     else
-        diag_error(r->ctx, E0112, node->span, "%s wants %s, not %s", key, wanted, kinds[node->kind]);
+        diag_error(r->ctx, E0112, node->span, "%s wants %s, not %s\"%s\"", where, wanted,
+                   node->quoted ? "the text " : "", yaml_shown(r->ctx, node->text));
+}
+
+// The same, with a line that says what would be right.
+static void wrong_field(Reader *r, const YamlNode *node, const char *where, const Field *field) {
+    wrong(r, node, where, field_wants(r->ctx, field));
+    int count;
+    const char *const *words = field_words(field->kind, &count);
+    const char *near = words && node->kind == YAML_SCALAR ? text_nearest(node->text, words, (size_t)count) : NULL;
+    if (near)
+        diag_help(r->ctx, "did you mean \"%s\"?", near);
+    else if (node->kind == YAML_SCALAR && node->quoted && field->kind != FIELD_NAME)
+        diag_help(r->ctx, "write it without quotes");
+    else
+        diag_help(r->ctx, "models/SCHEMA.md says what each key means");
 }
 
 static bool read_number(const YamlNode *node, double *out) {
@@ -35,261 +75,266 @@ static bool read_number(const YamlNode *node, double *out) {
     return *end == 0 && isfinite(*out);
 }
 
-static bool read_bool(const YamlNode *node, bool *out) {
-    if (node->kind != YAML_SCALAR || node->quoted) return false;
-    *out = strcmp(node->text, "true") == 0;
-    return *out || strcmp(node->text, "false") == 0;
-}
-
-static bool read_word(const YamlNode *node, const char *const *words, int count, int *out) {
-    for (int i = 0; node->kind == YAML_SCALAR && i < count; i++)
+static bool read_word(const YamlNode *node, FieldKind kind, int *out) {
+    int count;
+    const char *const *words = field_words(kind, &count);
+    for (int i = 0; node->kind == YAML_SCALAR && !(kind == FIELD_BOOL && node->quoted) && i < count; i++)
         if (strcmp(node->text, words[i]) == 0) return *out = i, true;
     return false;
 }
 
-static void read_field(Reader *r, const YamlNode *node, const Field *field, char *base) {
-    void *at = base + field->offset;
+static bool is_name(const YamlNode *node) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    return node->kind == YAML_SCALAR && node->text[0] && !strchr("._-", node->text[0]) && strlen(node->text) <= 200 &&
+           !node->text[strspn(node->text, letters)];
+}
+
+// Whether the node is one of the words of a neutral field.
+static bool is_neutral(const YamlNode *node, const char *words) {
+    if (node->kind != YAML_SCALAR || !node->text[0]) return false;
+    for (size_t length; *words; words += length + (words[length] == ' ')) {
+        length = strcspn(words, " ");
+        if (strlen(node->text) == length && memcmp(node->text, words, length) == 0) return true;
+    }
+    return false;
+}
+
+static bool read_list(Reader *r, const YamlNode *node, const char *where, const Field *field, int room, int *out,
+                      int *count) {
+    *count = 0;
+    if (node->kind != YAML_LIST) {
+        wrong_field(r, node, where, field);
+        return false;
+    }
+    for (size_t i = 0; i < node->count; i++) {
+        const YamlNode *item = node->items[i];
+        double number;
+        if (!read_number(item, &number) || number != floor(number) || number < 0) {
+            wrong(r, item, where, "numbers of layers");
+            diag_help(r->ctx, "layers count from 0: [0, 3, 5]");
+            return false;
+        }
+        if (number >= r->m->layer_count) {
+            r->ok = false;
+            diag_error(r->ctx, E0115, item->span, "%s: there is no layer %s", where, yaml_shown(r->ctx, item->text));
+            diag_help(r->ctx, "layers count from 0; the last one is %d", r->m->layer_count - 1);
+            return false;
+        }
+        if (*count && number <= out[*count - 1]) {
+            r->ok = false;
+            diag_error(r->ctx, E0115, item->span, "%s must ascend, and %s follows %d", where,
+                       yaml_shown(r->ctx, item->text), out[*count - 1]);
+            diag_help(r->ctx, "sort the list and write each layer once");
+            return false;
+        }
+        if (*count == room) {
+            r->ok = false;
+            diag_error(r->ctx, E0115, item->span, "%s has more than %d entries", where, room);
+            diag_help(r->ctx, "leave some out");
+            return false;
+        }
+        out[(*count)++] = (int)number;
+    }
+    return true;
+}
+
+// A list of layers goes into the layers themselves, or into the taps.
+static void read_layers(Reader *r, const YamlNode *node, const char *where, const Section *section,
+                        const Field *field) {
+    int list[MAX_LAYERS], count;
+    if (strcmp(section->path, "drafter") == 0) {
+        if (read_list(r, node, where, field, MAX_TAPS, list, &count)) {
+            memcpy(r->m->drafter.taps, list, (size_t)count * sizeof *list);
+            r->m->drafter.tap_count = count;
+        }
+        return;
+    }
+    if (!read_list(r, node, where, field, MAX_LAYERS, list, &count)) return;
+    bool dense = strcmp(section->path, "dense") == 0;
+    for (int i = 0; i < r->m->layer_count; i++) {
+        if (dense)
+            r->m->layers[i].mlp = MLP_EXPERTS;
+        else
+            r->m->layers[i].attention = ATTENTION_WINDOW;
+    }
+    for (int i = 0; i < count; i++) {
+        if (dense)
+            r->m->layers[list[i]].mlp = MLP_DENSE;
+        else
+            r->m->layers[list[i]].attention = ATTENTION_FULL;
+    }
+}
+
+static void read_field(Reader *r, const YamlNode *node, const char *where, const Section *section, const Field *field) {
+    void *at = (char *)r->m + section->offset + field->offset;
     double number;
     int word;
-    char wanted[120];
     switch (field->kind) {
     case FIELD_INT:
-        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", field->lo, field->hi);
-        if (!read_number(node, &number) || number != floor(number) || number < field->lo || number > field->hi)
-            wrong(r, node, field->key, wanted);
-        else
-            *(int *)at = (int)number;
-        break;
     case FIELD_REAL:
-        snprintf(wanted, sizeof wanted, "a number from %g to %g", field->lo, field->hi);
-        if (!read_number(node, &number) || number < field->lo || number > field->hi)
-            wrong(r, node, field->key, wanted);
+        if (!read_number(node, &number) || number < field->lo || number > field->hi ||
+            (field->kind == FIELD_INT && number != floor(number)))
+            wrong_field(r, node, where, field);
+        else if (field->kind == FIELD_INT)
+            *(int *)at = (int)number;
         else
             *(double *)at = number;
         break;
-    case FIELD_BOOL:
-        if (!read_bool(node, (bool *)at)) wrong(r, node, field->key, "true or false");
-        break;
-    case FIELD_TEXT:
-        if (node->kind != YAML_SCALAR || !node->text[0] || strlen(node->text) > 200 ||
-            node->text[strspn(node->text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")])
-            wrong(r, node, field->key, "a name of letters, digits, '.', '_' and '-'");
+    case FIELD_NAME:
+        if (!is_name(node))
+            wrong_field(r, node, where, field);
         else
             *(const char **)at = node->text;
         break;
-    case FIELD_DTYPE: {
-        static const char *const names[] = {"f32", "bf16", "fp8", "mxfp4"};
-        static const Dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_FP8, DTYPE_MXFP4};
-        if (!read_word(node, names, 4, &word))
-            wrong(r, node, field->key, "f32, bf16, fp8 or mxfp4");
-        else
-            *(Dtype *)at = dtypes[word];
+    case FIELD_LAYERS: read_layers(r, node, where, section, field); break;
+    case FIELD_NEUTRAL:
+        if (is_neutral(node, field->neutral)) break;
+        r->ok = false;
+        diag_error(r->ctx, E0114, node->span, "%s is not supported yet but as %.*s", where,
+                   (int)strcspn(field->neutral, " "), field->neutral);
+        diag_help(r->ctx, "no pass computes it; leave the key out if the network does without");
         break;
-    }
-    case FIELD_SCORE:
-        if (!read_word(node, SCORE_NAMES, 2, &word))
-            wrong(r, node, field->key, "sigmoid or softmax");
-        else
+    default:
+        if (!read_word(node, field->kind, &word))
+            wrong_field(r, node, where, field);
+        else if (field->kind == FIELD_BOOL)
+            *(bool *)at = word != 0;
+        else if (field->kind == FIELD_DTYPE)
+            *(Dtype *)at = (Dtype)word;
+        else if (field->kind == FIELD_SCORE)
             *(Score *)at = (Score)word;
-        break;
-    case FIELD_FAMILY:
-        if (!read_word(node, FAMILY_NAMES, 2, &word))
-            wrong(r, node, field->key, "mimo_v2 or llama");
         else
             *(Family *)at = (Family)word;
-        break;
     }
 }
 
-static void defaults(const FieldTable *table, char *base) {
-    for (size_t i = 0; i < table->count; i++) {
-        const Field *field = &table->fields[i];
-        void *at = base + field->offset;
+static void defaults(Reader *r, const Section *section) {
+    for (size_t i = 0; i < section->count; i++) {
+        const Field *field = &section->fields[i];
+        void *at = (char *)r->m + section->offset + field->offset;
         if (field->kind == FIELD_INT) *(int *)at = (int)field->value;
         if (field->kind == FIELD_REAL) *(double *)at = field->value;
         if (field->kind == FIELD_BOOL) *(bool *)at = field->value != 0;
+        if (field->kind == FIELD_DTYPE) *(Dtype *)at = (Dtype)field->value;
     }
 }
 
-// A field that the passes do not compute: it may stand with its neutral value, and no other.
-typedef struct Unsupported {
-    const char *key, *neutral;
-} Unsupported;
-
-static const Unsupported unsupported[] = {
-    {"shared_experts", "0"}, {"groups", "1"}, {"bias", "false"}, {"activation", "silu"}, {"mtp_layers", "0"},
-};
-enum { UNSUPPORTED = sizeof unsupported / sizeof *unsupported };
-
-// Reads the rows of `table` from `map` into `base`; `others` are keys that the caller reads itself.
-static void read_fields(Reader *r, const YamlNode *map, const char *where, const FieldTable *table, void *base,
-                        const char *const *others) {
-    defaults(table, base);
-    if (map->kind != YAML_MAP) {
-        wrong(r, map, where, "a map of keys");
-        return;
+// A section's own keys, and those of the sections that stand in it.
+static void check_keys(Reader *r, const YamlNode *map, const Section *section, const char *shown) {
+    const char *names[64];
+    size_t count = 0;
+    int unknown = 0;
+    for (size_t f = 0; f < section->count; f++) names[count++] = section->fields[f].key;
+    for (size_t s = 0; s < MODEL_SECTION_COUNT; s++) {
+        const char *key;
+        if (section_parent(&MODEL_SECTIONS[s], &key) == section) names[count++] = key;
     }
-    for (size_t i = 0; i < map->count; i++) {
-        const char *key = map->keys[i], *names[64];
-        size_t count = 0;
+    for (size_t i = 0; i < map->count && unknown < MAX_UNKNOWN; i++) {
         bool known = false;
-        for (size_t f = 0; f < table->count; f++) {
-            names[count++] = table->fields[f].key;
-            if (strcmp(key, table->fields[f].key) != 0) continue;
-            read_field(r, map->items[i], &table->fields[f], base);
-            known = true;
-        }
-        for (size_t o = 0; others[o]; o++) {
-            names[count++] = others[o];
-            known |= strcmp(key, others[o]) == 0;
-        }
-        for (int u = 0; u < UNSUPPORTED && !known; u++) {
-            if (strcmp(key, unsupported[u].key) != 0) continue;
-            known = true;
-            if (map->items[i]->kind == YAML_SCALAR && strcmp(map->items[i]->text, unsupported[u].neutral) == 0)
-                continue;
-            r->ok = false;
-            diag_error(r->ctx, E0114, map->items[i]->span, "%s is not supported yet but as %s", key,
-                       unsupported[u].neutral);
-        }
+        for (size_t n = 0; n < count; n++) known |= strcmp(map->keys[i], names[n]) == 0;
         if (known) continue;
+        unknown++;
         r->ok = false;
-        diag_error(r->ctx, E0110, map->key_spans[i], "unknown key \"%s\" in %s", key, where);
-        const char *near = text_nearest(key, names, count);
-        if (near) diag_help(r->ctx, "did you mean \"%s\"?", near);
-    }
-    for (size_t f = 0; f < table->count; f++) {
-        if (!table->fields[f].required || child(map, table->fields[f].key)) continue;
-        r->ok = false;
-        diag_error(r->ctx, E0111, map->span, "%s has no \"%s\"", where, table->fields[f].key);
-    }
-}
-
-static const char *const NO_OTHERS[] = {NULL};
-
-// A list of ascending whole numbers below `limit`.
-static int read_list(Reader *r, const YamlNode *node, const char *key, int limit, int *out, int room) {
-    int count = 0;
-    if (node->kind != YAML_LIST) {
-        wrong(r, node, key, "a list of layers");
-        return 0;
-    }
-    for (size_t i = 0; i < node->count; i++) {
-        double number;
-        if (!read_number(node->items[i], &number) || number != floor(number) || number < 0 || number >= limit) {
-            wrong(r, node->items[i], key, "layers of the model");
-            return count;
+        diag_error(r->ctx, E0110, map->key_spans[i], "unknown key \"%s\" in %s", yaml_shown(r->ctx, map->keys[i]),
+                   shown);
+        const char *near = text_nearest(map->keys[i], names, count);
+        if (near) {
+            diag_help(r->ctx, "did you mean \"%s\"?", near);
+            continue;
         }
-        if (count && number <= out[count - 1]) {
-            r->ok = false;
-            diag_error(r->ctx, E0115, node->items[i]->span, "%s must ascend", key);
-            return count;
-        }
-        if (count == room) {
-            r->ok = false;
-            diag_error(r->ctx, E0115, node->items[i]->span, "%s has more than %d entries", key, room);
-            return count;
-        }
-        out[count++] = (int)number;
-    }
-    return count;
-}
-
-static void read_attention(Reader *r, const YamlNode *node, const char *where, Attention *out, bool layers) {
-    static const char *const with_layers[] = {"rope", "layers", NULL}, *const without[] = {"rope", NULL};
-    read_fields(r, node, where, &ATTENTION_FIELDS, out, layers ? with_layers : without);
-    YamlNode *rope = node->kind == YAML_MAP ? child(node, "rope") : NULL;
-    if (rope) {
-        read_fields(r, rope, "rope", &ROPE_FIELDS, &out->rope, NO_OTHERS);
-    } else if (node->kind == YAML_MAP) {
-        r->ok = false;
-        diag_error(r->ctx, E0111, node->span, "%s has no \"rope\"", where);
+        Text text = text_new(r->ctx->arena);
+        for (size_t n = 0; n < count; n++) text_printf(&text, "%s%s", n ? ", " : "", names[n]);
+        diag_help(r->ctx, "its keys are %s", text.at);
     }
 }
 
-static void read_activation(Reader *r, const YamlNode *map, Activation *out) {
-    YamlNode *node = map && map->kind == YAML_MAP ? child(map, "swiglu") : NULL;
-    *out = (Activation){1, 0};
-    if (node) read_fields(r, node, "swiglu", &ACTIVATION_FIELDS, out, NO_OTHERS);
-}
-
-static void read_layers(Reader *r, const YamlNode *root, Model *m) {
-    static const char *const kinds[] = {"full", "window", NULL};
-    static const FieldTable none = {NULL, 0};
-    static const Field inner[] = {{"inner", FIELD_INT, offsetof(Model, dense_inner), true, 1, 1 << 22, 0}};
-    static const FieldTable dense_fields = {inner, 1};
-    static const char *const dense_others[] = {"layers", "swiglu", NULL};
-    static const char *const expert_others[] = {"swiglu", NULL};
-    YamlNode *attention = child(root, "attention"), *dense = child(root, "dense"), *experts = child(root, "experts");
-    int list[MAX_LAYERS], count;
-    if (!attention) {
+static void read_section(Reader *r, const Section *section) {
+    const char *key;
+    const Section *parent = section_parent(section, &key);
+    YamlNode *above = parent ? node_at(r->root, parent->path, NULL) : r->root;
+    YamlNode *map = node_at(r->root, section->path, NULL);
+    const char *shown = *section->path ? section->path : "the description";
+    if (above && above->kind == YAML_MAP) defaults(r, section);
+    if (!map) {
+        if (!section->required || !above || above->kind != YAML_MAP) return;
         r->ok = false;
-        diag_error(r->ctx, E0111, root->span, "the model has no \"attention\"");
+        diag_error(r->ctx, E0111, place_in_yaml(r->ctx, r->root, parent->path), "%s has no \"%s\"",
+                   *parent->path ? parent->path : "the description", key);
+        diag_help(r->ctx, "it is a map; models/SCHEMA.md lists its keys");
         return;
     }
-    char unused[sizeof(Model)];
-    read_fields(r, attention, "attention", &none, unused, kinds);
-    if (attention->kind != YAML_MAP) return;
-    YamlNode *full = child(attention, "full"), *window = child(attention, "window");
-    if (full) read_attention(r, full, "attention.full", &m->attention[ATTENTION_FULL], true);
-    if (window) read_attention(r, window, "attention.window", &m->attention[ATTENTION_WINDOW], false);
-    for (int i = 0; i < m->layer_count; i++)
-        m->layers[i].attention = full && !window ? ATTENTION_FULL : ATTENTION_WINDOW;
-    YamlNode *full_layers = full && full->kind == YAML_MAP ? child(full, "layers") : NULL;
-    if (full_layers) {
-        for (int i = 0; i < m->layer_count; i++) m->layers[i].attention = ATTENTION_WINDOW;
-        count = read_list(r, full_layers, "attention.full.layers", m->layer_count, list, MAX_LAYERS);
-        for (int i = 0; i < count; i++) m->layers[list[i]].attention = ATTENTION_FULL;
-    } else if (full && window) {
-        r->ok = false;
-        diag_error(r->ctx, E0111, full->span, "attention.full has no \"layers\": which layers are full?");
+    if (section->occur) section->occur(r->m, true);
+    if (map->kind != YAML_MAP) {
+        wrong(r, map, shown, "a map of keys");
+        diag_help(r->ctx, "write its keys on lines of their own, further indented");
+        return;
     }
-    for (int i = 0; i < m->layer_count; i++) m->layers[i].mlp = experts ? MLP_EXPERTS : MLP_DENSE;
-    if (dense) {
-        read_fields(r, dense, "dense", &dense_fields, m, dense_others);
-        YamlNode *layers = dense->kind == YAML_MAP ? child(dense, "layers") : NULL;
-        count = layers ? read_list(r, layers, "dense.layers", m->layer_count, list, MAX_LAYERS) : 0;
-        for (int i = 0; i < count; i++) m->layers[list[i]].mlp = MLP_DENSE;
+    check_keys(r, map, section, shown);
+    for (size_t f = 0; f < section->count; f++) {
+        const Field *field = &section->fields[f];
+        YamlNode *node = yaml_child(map, field->key, strlen(field->key), NULL);
+        const char *where =
+            *section->path ? arena_printf(r->ctx->arena, "%s.%s", section->path, field->key) : field->key;
+        if (node) {
+            read_field(r, node, where, section, field);
+        } else if (field->required) {
+            r->ok = false;
+            diag_error(r->ctx, E0111, place_in_yaml(r->ctx, r->root, section->path), "%s has no \"%s\"", shown,
+                       field->key);
+            diag_help(r->ctx, "it is %s", field_wants(r->ctx, field));
+        }
     }
-    read_activation(r, dense, &m->dense_activation);
-    if (experts) read_fields(r, experts, "experts", &EXPERTS_FIELDS, &m->experts, expert_others);
-    read_activation(r, experts, &m->experts.activation);
 }
 
-static void read_drafter(Reader *r, const YamlNode *node, Model *m) {
-    static const char *const others[] = {"taps", "attention", "swiglu", NULL};
-    Drafter *d = &m->drafter;
-    m->has_drafter = true;
-    d->dtype = DTYPE_BF16;
-    read_fields(r, node, "drafter", &DRAFTER_FIELDS, d, others);
-    if (node->kind != YAML_MAP) return;
-    YamlNode *taps = child(node, "taps"), *attention = child(node, "attention");
-    if (taps) d->tap_count = read_list(r, taps, "drafter.taps", m->layer_count, d->taps, MAX_TAPS);
-    if (attention) read_attention(r, attention, "drafter.attention", &d->attention, false);
-    for (int i = 0; i < 2; i++) {
-        if (i ? attention : taps) continue;
-        r->ok = false;
-        diag_error(r->ctx, E0111, node->span, "drafter has no \"%s\"", i ? "attention" : "taps");
+// Before any list of layers is read. Where both kinds occur a list is needed; a kind that is described alone is that of
+// all layers.
+static void start_layers(Reader *r) {
+    bool full = node_at(r->root, "attention.full", NULL) != NULL, dense = node_at(r->root, "dense", NULL) != NULL;
+    YamlNode *window = node_at(r->root, "attention.window", NULL), *experts = node_at(r->root, "experts", NULL);
+    for (int i = 0; i < r->m->layer_count; i++) {
+        r->m->layers[i].attention = full && !window ? ATTENTION_FULL : ATTENTION_WINDOW;
+        r->m->layers[i].mlp = experts ? MLP_EXPERTS : MLP_DENSE;
     }
-    read_activation(r, node, &d->activation);
+    YamlNode *attention = node_at(r->root, "attention", NULL);
+    if (attention && attention->kind == YAML_MAP && !full && !window) {
+        r->ok = false;
+        diag_error(r->ctx, E0111, place_in_yaml(r->ctx, r->root, "attention"),
+                   "attention has neither \"full\" nor \"window\"");
+        diag_help(r->ctx, "describe the kinds that occur");
+    }
+    const char *const missing[2] = {full && window ? "attention.full.layers" : NULL,
+                                    dense && experts ? "dense.layers" : NULL};
+    for (int i = 0; i < 2; i++) {
+        if (!missing[i] || node_at(r->root, missing[i], NULL)) continue;
+        const char *where = i ? "dense" : "attention.full";
+        r->ok = false;
+        diag_error(r->ctx, E0111, place_in_yaml(r->ctx, r->root, where), "%s has no \"layers\"", where);
+        diag_help(r->ctx, "list the layers that are %s, like [0, 3, 5]", i ? "dense" : "full");
+    }
 }
 
 Model *model_read(Ctx *ctx, Source *source) {
-    static const char *const others[] = {"attention", "dense", "experts", "dtypes", "drafter", NULL};
-    YamlNode *root = yaml_read(ctx, source);
-    if (!root) return NULL;
-    Reader r = {ctx, true};
-    Model *m = ARENA_NEW(ctx->arena, Model);
-    read_fields(&r, root, "the model", &MODEL_FIELDS, m, others);
-    if (root->kind != YAML_MAP || m->layer_count < 1) return NULL;
-    if (!m->tokenizer) m->tokenizer = "tokenizer.json";
-    m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype =
-        DTYPE_BF16;
-    YamlNode *dtypes = child(root, "dtypes"), *drafter = child(root, "drafter");
-    if (dtypes) read_fields(&r, dtypes, "dtypes", &DTYPE_FIELDS, m, NO_OTHERS);
-    read_layers(&r, root, m);
-    if (drafter) read_drafter(&r, drafter, m);
-    m->source = source;
-    if (!r.ok) return NULL;
-    return model_rules(ctx, m, (Span){source, 0, 0, 0}) ? m : NULL;
+    Reader r = {ctx, yaml_read(ctx, source), ARENA_NEW(ctx->arena, Model), true};
+    if (!r.root) return NULL;
+    r.m->source = source;
+    for (size_t s = 0; s < MODEL_SECTION_COUNT; s++) {
+        read_section(&r, &MODEL_SECTIONS[s]);
+        if (s > 0) continue;
+        if (r.root->kind != YAML_MAP || r.m->layer_count < 1) return NULL; // lists of layers have no meaning then
+        start_layers(&r);
+    }
+    if (!r.m->tokenizer) r.m->tokenizer = "tokenizer.json";
+    return r.ok && model_check(ctx, r.m, (Places){place_in_yaml, r.root}) ? r.m : NULL;
+}
+
+Places model_yaml_places(Ctx *ctx, const Model *model) {
+    YamlNode *root = NULL;
+    if (model->source) {
+        size_t errors = diag_errors(ctx);
+        Source *source = ARENA_NEW(ctx->arena, Source);
+        *source = *model->source;
+        root = yaml_read(ctx, source);
+        diag_forget(ctx, errors);
+    }
+    return (Places){place_in_yaml, root};
 }

@@ -66,7 +66,7 @@ truncated() { damaged && truncate -s 100000 "$T"/w/model-00001-of-00002.safetens
 check truncated_safetensors truncated
 missing_shard() { damaged && rm "$T"/w/model-00002-of-00002.safetensors && with_copy 1 E0002; }
 check missing_shard missing_shard
-other_model() { damaged && sed -i 's/"hidden_size": 384/"hidden_size": 512/' "$T/w/config.json" && with_copy 1 E0123; }
+other_model() { damaged && sed -i 's/"num_experts_per_tok": 4/"num_experts_per_tok": 3/' "$T/w/config.json" && with_copy 1 E0123; }
 check checkpoint_of_another_model other_model
 bad_json() { damaged && echo '{' >"$T/w/tokenizer.json" && with_copy 1 E0801; }
 check broken_tokenizer bad_json

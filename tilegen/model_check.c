@@ -45,6 +45,7 @@ static void check_ranges(Checker *c) {
             c->ok = false;
             diag_error(c->ctx, E0112, c->places.find(c->ctx, c->places.user, path), "%s wants %s, not %s", path,
                        field_wants(c->ctx, field), field_text(c->ctx, c->m, section, field));
+            diag_help(c->ctx, "models/SCHEMA.md says what each key means");
         }
     }
 }
@@ -116,6 +117,12 @@ static void check_layers(Checker *c) {
          "experts is described, but every layer is dense");
 }
 
+static void check_experts(Checker *c) {
+    const Experts *e = &c->m->experts;
+    RULE(e->top_k <= e->count, "experts.top_k", "a row uses some of the experts",
+         "experts.top_k %d is more than experts.count %d", e->top_k, e->count);
+}
+
 // A matrix of mxfp4 has its input columns in groups of 32.
 static void check_groups(Checker *c, Dtype dtype, const char *path, int columns, const char *what) {
     RULE(dtype != DTYPE_MXFP4 || columns % 32 == 0, path, "take a multiple of 32, or another dtype",
@@ -148,13 +155,12 @@ static void check_drafter(Checker *c) {
     check_attention(c, a, "drafter.attention");
     RULE(d->tap_count > 0, "drafter.taps", "list the target layers that the drafter listens to",
          "drafter.taps is empty");
-    for (int i = 0; i < d->tap_count; i++) {
-        if (!rule(c, d->taps[i] >= 0 && d->taps[i] < c->m->layer_count, "drafter.taps",
-                  "drafter.taps: there is no layer %d; the last one is %d", d->taps[i], c->m->layer_count - 1))
-            break;
-        if (!rule(c, i == 0 || d->taps[i] > d->taps[i - 1], "drafter.taps",
-                  "drafter.taps must ascend, and %d follows %d", d->taps[i], i ? d->taps[i - 1] : 0))
-            break;
+    for (int i = 0; i < d->tap_count && c->ok; i++) {
+        RULE(d->taps[i] >= 0 && d->taps[i] < c->m->layer_count, "drafter.taps",
+             "taps are target layers, counted from 0", "drafter.taps: there is no layer %d; the last one is %d",
+             d->taps[i], c->m->layer_count - 1);
+        RULE(i == 0 || d->taps[i] > d->taps[i - 1], "drafter.taps", "sort the list and write each layer once",
+             "drafter.taps must ascend, and %d follows %d", d->taps[i], d->taps[i > 0 ? i - 1 : 0]);
     }
     RULE(d->mask_token < c->m->vocab, "drafter.mask_token", "a token's number is below vocab",
          "drafter.mask_token %d is not below vocab %d", d->mask_token, c->m->vocab);
@@ -168,6 +174,7 @@ bool model_check(Ctx *ctx, const Model *model, Places places) {
     check_ranges(&c);
     if (!c.ok) return false; // the rules below divide
     check_layers(&c);
+    if (model->experts.count) check_experts(&c);
     check_dtypes(&c);
     if (model->has_drafter) check_drafter(&c);
     return c.ok;

@@ -30,10 +30,15 @@ static const Origin mimo_origins[] = {
     {"attention.full.rope.rotary", "partial_rotary_factor"},
     {"attention.full.rope.theta", "rope_theta"},
     {"attention.window.heads", "swa_num_attention_heads"},
+    {"attention.window.heads", "num_attention_heads"},
     {"attention.window.kv_heads", "swa_num_key_value_heads"},
+    {"attention.window.kv_heads", "num_key_value_heads"},
     {"attention.window.qk_dim", "swa_head_dim"},
+    {"attention.window.qk_dim", "head_dim"},
     {"attention.window.v_dim", "swa_v_head_dim"},
+    {"attention.window.v_dim", "v_head_dim"},
     {"attention.window.window", "sliding_window"},
+    {"attention.window.window", "sliding_window_size"},
     {"attention.window.sink", "add_swa_attention_sink_bias"},
     {"attention.window.value_scale", "attention_value_scale"},
     {"attention.window.rope.rotary", "partial_rotary_factor"},
@@ -86,52 +91,71 @@ static const Origin common_origins[] = {
     {"drafter.attention.rope.theta", "rope_theta"},
 };
 
-// The row whose path is `path` or begins it, in the order of the rows.
-static const char *origin_of(const Origin *rows, size_t count, const char *path) {
+// Where the first of the rows stands whose path is `path` or begins it, and whose key is there.
+static bool find_origin(const Config *c, const Origin *rows, size_t count, const char *path, Span *out) {
     for (size_t i = 0; i < count; i++) {
         size_t length = strlen(rows[i].path);
-        if (strncmp(rows[i].path, path, length) == 0 && (path[length] == 0 || path[length] == '.')) return rows[i].key;
+        if (strncmp(rows[i].path, path, length) == 0 && (path[length] == 0 || path[length] == '.') &&
+            config_find(c, rows[i].key, out))
+            return true;
     }
-    return NULL;
+    return false;
 }
 
 static Span place_in_config(Ctx *ctx, const void *user, const char *path) {
-    (void)ctx;
     const Imported *from = user;
-    const char *key = NULL;
-    if (from->family == FAMILY_MIMO_V2) key = origin_of(mimo_origins, sizeof mimo_origins / sizeof *mimo_origins, path);
-    if (!key) key = origin_of(common_origins, sizeof common_origins / sizeof *common_origins, path);
     Span span = {from->target.source, 0, 0, 0};
-    if (strncmp(path, "drafter", 7) != 0) return key ? config_span(&from->target, key) : span;
-    if (!from->has_drafter) return span;
-    if (key && config_find(&from->dflash, key, &span)) return span;
-    return config_span(&from->drafter, key ? key : "");
+    size_t common = sizeof common_origins / sizeof *common_origins, mimo = sizeof mimo_origins / sizeof *mimo_origins;
+    (void)ctx;
+    if (strncmp(path, "drafter", 7) != 0) {
+        if (from->family != FAMILY_MIMO_V2 || !find_origin(&from->target, mimo_origins, mimo, path, &span))
+            find_origin(&from->target, common_origins, common, path, &span);
+    } else if (from->has_drafter) {
+        span = (Span){from->drafter.source, 0, 0, 0};
+        if (!find_origin(&from->dflash, common_origins, common, path, &span))
+            find_origin(&from->drafter, common_origins, common, path, &span);
+    }
+    return span;
 }
 
-// RoPE of one kind of attention. Newer releases keep its values in rope_parameters. `scaled`: Llama 3's scaling is
-// known.
-static Rope import_rope(const Config *c, const char *theta_key, double theta, int dim, double part, bool scaled) {
+// What all kinds of attention share of RoPE. Newer releases keep it in rope_parameters.
+typedef struct Rotation {
+    double part, theta; // theta of rope_theta
+    Rope rope;          // scaling alone
+} Rotation;
+
+// `part`, `theta`: where the file is silent. `scaled`: Llama 3's scaling is known to the family.
+static Rotation import_rotation(const Config *c, double part, double theta, bool scaled) {
     Config inside;
+    Rotation out = {part, theta, {.factor = 1, .low = 1, .high = 4}};
     bool has = config_inside(c, "rope_parameters", &inside);
-    Rope rope = {.factor = 1, .low = 1, .high = 4};
-    rope.theta =
-        config_has(c, theta_key) || !has ? config_real(c, theta_key, theta) : config_real(&inside, "rope_theta", theta);
-    if (has) part = config_real(&inside, "partial_rotary_factor", part);
-    part = config_real(c, "partial_rotary_factor", part);
-    if (!(part > 0 && part <= 1)) {
-        config_wrong(c, "partial_rotary_factor", "must be above 0 and at most 1");
-        part = 1;
+    if (has) {
+        out.part = config_real(&inside, "partial_rotary_factor", out.part);
+        out.theta = config_real(&inside, "rope_theta", out.theta);
     }
-    rope.rotary = (int)(dim * part) / 2 * 2;
-    if (!config_inside(c, "rope_scaling", &inside) && !has) return rope;
+    out.part = config_real(c, "partial_rotary_factor", out.part);
+    out.theta = config_real(c, "rope_theta", out.theta);
+    if (!(out.part > 0 && out.part <= 1)) {
+        config_wrong(c, "partial_rotary_factor", "must be above 0 and at most 1");
+        out.part = 1;
+    }
+    if (!config_inside(c, "rope_scaling", &inside) && !has) return out;
     const char *key = config_has(&inside, "rope_type") ? "rope_type" : "type";
     const char *type = config_text(&inside, key, "default");
-    if (strcmp(type, "default") == 0) return rope;
+    if (strcmp(type, "default") == 0) return out;
     config_only(&inside, key, scaled && strcmp(type, "llama3") == 0, scaled ? "\"llama3\"" : "\"default\"");
-    rope.factor = config_real(&inside, "factor", 1);
-    rope.low = config_real(&inside, "low_freq_factor", 1);
-    rope.high = config_real(&inside, "high_freq_factor", 4);
-    rope.original = config_int(&inside, "original_max_position_embeddings", 8192);
+    out.rope.factor = config_real(&inside, "factor", 1);
+    out.rope.low = config_real(&inside, "low_freq_factor", 1);
+    out.rope.high = config_real(&inside, "high_freq_factor", 4);
+    out.rope.original = config_int(&inside, "original_max_position_embeddings", 8192);
+    return out;
+}
+
+// The rotating dims are an even number, rounded down.
+static Rope rope_of(const Rotation *rotation, int dim, double theta) {
+    Rope rope = rotation->rope;
+    rope.theta = theta;
+    rope.rotary = (int)(dim * rotation->part) / 2 * 2;
     return rope;
 }
 
@@ -225,6 +249,7 @@ static void import_mimo(const Config *c, Model *m) {
     if (config_int(c, "sliding_window_size", window) != window)
         config_wrong(c, "sliding_window_size", "differs from sliding_window, %d", window);
     double scale = import_value_scale(c);
+    Rotation rotation = import_rotation(c, 0.334, 1e7, false);
     Attention full = {.heads = heads,
                       .kv_heads = kv_heads,
                       .qk_dim = dim,
@@ -232,7 +257,7 @@ static void import_mimo(const Config *c, Model *m) {
                       .sink = config_flag(c, "add_full_attention_sink_bias", false),
                       .qk_norm = config_flag(c, "use_qk_norm", false),
                       .value_scale = scale,
-                      .rope = import_rope(c, "rope_theta", 1e7, dim, 0.334, false)};
+                      .rope = rope_of(&rotation, dim, rotation.theta)};
     Attention near = {.heads = config_int(c, "swa_num_attention_heads", heads),
                       .kv_heads = config_int(c, "swa_num_key_value_heads", kv_heads),
                       .qk_dim = window_dim,
@@ -241,7 +266,7 @@ static void import_mimo(const Config *c, Model *m) {
                       .sink = config_flag(c, "add_swa_attention_sink_bias", true),
                       .qk_norm = full.qk_norm,
                       .value_scale = scale,
-                      .rope = import_rope(c, "swa_rope_theta", 1e4, window_dim, 0.334, false)};
+                      .rope = rope_of(&rotation, window_dim, config_real(c, "swa_rope_theta", 1e4))};
     const char *layout = config_text(c, "attention_projection_layout", "fused_qkv");
     config_only(c, "attention_projection_layout", strcmp(layout, "fused_qkv") == 0, "\"fused_qkv\"");
     int pattern[MAX_LAYERS], experts[MAX_LAYERS] = {0};
@@ -269,12 +294,13 @@ static void import_llama(const Config *c, Model *m) {
     m->dense_activation = (Activation){1, 0};
     int heads = config_need(c, "num_attention_heads"),
         dim = config_int(c, "head_dim", heads > 0 ? m->hidden / heads : 0);
+    Rotation rotation = import_rotation(c, 1, 1e4, true);
     m->attention[ATTENTION_FULL] = (Attention){.heads = heads,
                                                .kv_heads = config_int(c, "num_key_value_heads", heads),
                                                .qk_dim = dim,
                                                .v_dim = dim,
                                                .value_scale = 1,
-                                               .rope = import_rope(c, "rope_theta", 1e4, dim, 1, true)};
+                                               .rope = rope_of(&rotation, dim, rotation.theta)};
     config_only(c, "mlp_bias", !config_flag(c, "mlp_bias", false), "false");
     config_only(c, "quantization_config", !config_has(c, "quantization_config"), "a bf16 checkpoint");
 }
@@ -317,7 +343,7 @@ static bool import_target(const Config *c, Model *m) {
     m->vocab = config_need(c, "vocab_size");
     m->context = config_need(c, "max_position_embeddings");
     m->tied_head = config_flag(c, "tie_word_embeddings", false);
-    m->tokenizer = "tokenizer.json";
+    m->tokenizer = MODEL_TOKENIZER;
     m->embed_dtype = m->head_dtype = m->qkv_dtype = m->o_dtype = m->dense_dtype = m->experts_dtype = m->router_dtype =
         DTYPE_BF16;
     const char *dtype_key = config_has(c, "dtype") ? "dtype" : "torch_dtype";
@@ -366,6 +392,7 @@ static bool import_drafter(const Config *c, const Config *inner, Model *m) {
     Drafter *d = &m->drafter;
     bool mimo = m->family == FAMILY_MIMO_V2;
     int heads = config_need(c, "num_attention_heads"), dim = config_need(c, "head_dim");
+    Rotation rotation = import_rotation(c, mimo ? 0.5 : 1, 1e4, true);
     bool sinks = config_flag(c, "add_swa_attention_sink_bias", mimo);
     m->has_drafter = true;
     same_as_target(c, "hidden_size", m->hidden);
@@ -390,7 +417,7 @@ static bool import_drafter(const Config *c, const Config *inner, Model *m) {
                     .qk_norm = true,
                     .sink = config_flag(sink, "attention_sink_bias", sinks),
                     .value_scale = mimo ? import_value_scale(scale) : config_real(scale, "attention_value_scale", 1),
-                    .rope = import_rope(c, "rope_theta", 1e4, dim, mimo ? 0.5 : 1, true)};
+                    .rope = rope_of(&rotation, dim, rotation.theta)};
     const Config *taps = holder(inner, c, "target_layer_ids");
     d->tap_count = config_list(taps, "target_layer_ids", d->taps, MAX_TAPS);
     if (d->tap_count < 0) {

@@ -2,7 +2,7 @@
 #include "text.h"
 #include <string.h>
 
-// Whether any row of the section would be printed. A map with required rows always is.
+// Whether any row of the section would be printed: one with a required row always has one.
 static bool shown(const Model *m, const Section *section) {
     if (!section->occurs(m)) return false;
     for (size_t i = 0; i < section->count; i++)

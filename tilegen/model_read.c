@@ -254,7 +254,9 @@ static void read_section(Reader *r, const Section *section) {
     YamlNode *above = parent ? node_at(r->root, parent->path, NULL) : r->root;
     YamlNode *map = node_at(r->root, section->path, NULL);
     const char *shown = *section->path ? section->path : "the description";
-    if (above && above->kind == YAML_MAP) defaults(r, section);
+    bool optional = above && above->kind == YAML_MAP;
+    for (size_t f = 0; f < section->count; f++) optional &= !section->fields[f].required;
+    if (map || optional) defaults(r, section); // what does not occur stays zero
     if (!map) {
         if (!section->required || !above || above->kind != YAML_MAP) return;
         r->ok = false;
@@ -323,7 +325,7 @@ Model *model_read(Ctx *ctx, Source *source) {
         if (r.root->kind != YAML_MAP || r.m->layer_count < 1) return NULL; // lists of layers have no meaning then
         start_layers(&r);
     }
-    if (!r.m->tokenizer) r.m->tokenizer = "tokenizer.json";
+    if (!r.m->tokenizer) r.m->tokenizer = MODEL_TOKENIZER;
     return r.ok && model_check(ctx, r.m, (Places){place_in_yaml, r.root}) ? r.m : NULL;
 }
 

@@ -237,6 +237,8 @@ bool field_is_default(const Model *m, const Section *section, const Field *field
     if (field->kind == FIELD_INT) return *(const int *)at == (int)field->value;
     if (field->kind == FIELD_REAL) return *(const double *)at == field->value;
     if (field->kind == FIELD_BOOL) return *(const bool *)at == (field->value != 0);
+    if (field->kind == FIELD_DTYPE) return *(const Dtype *)at == (Dtype)field->value;
+    if (field->kind == FIELD_NAME) return strcmp(*(const char *const *)at, MODEL_TOKENIZER) == 0;
     // Which layers are full, or dense, is said only where there are others.
     if (field->kind != FIELD_LAYERS || section->fields == drafter_fields) return false;
     return section->fields == dense_fields ? !has_experts(m) : !has_window(m);

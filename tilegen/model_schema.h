@@ -5,6 +5,9 @@
 #include "model.h"
 #include <stddef.h>
 
+// The tokenizer's file where a description names none.
+#define MODEL_TOKENIZER "tokenizer.json"
+
 typedef enum FieldKind {
     FIELD_INT,
     FIELD_REAL,

@@ -30,8 +30,8 @@
 //              With pages, the load queue's pool entry claims and hands each item on to the compute queue in order; the
 //              worker's items cycle through the pool's page range (`chunks` each), beginning at its first page.
 //              Signals of items whose key is not active are credited by the publisher when it ends. Index `key` is the
-//              item's key; a signal to `[token]` goes to the group of each row that chose the key (rows not in the
-//              round are credited too). A region index `active` means all active keys.
+//              item's key, and stands in whatever items write; a signal to `[token]` goes to the group of each row that
+//              chose the key (rows not in the round are credited too). A region index `active` means all active keys.
 //   Skipping   Draft instances are skipped in rounds that do not draft (prompt, --no-draft), context instances in
 //   requests
 //              that never do: their tasks do nothing, but wait and signal as ever. The same for rows that a round

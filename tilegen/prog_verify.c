@@ -57,10 +57,12 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
     if (buffer->layers && !r->all_layers && v->layers > buffer->layers)
         return bad(v, "runs layer %d of %s, which has %d", v->layers - 1, buffer->name, buffer->layers);
     int keyed = 0, ranked = 0;
+    bool by_key = false;
     for (int d = 0; d < buffer->rank; d++) {
         Index i = r->at[d];
         keyed += i.kind == INDEX_KEY || i.kind == INDEX_ACTIVE;
         ranked += i.kind == INDEX_SELF;
+        by_key |= i.kind == INDEX_KEY;
         switch (i.kind) {
         case INDEX_RANGE:
             if (i.lo < 0 || i.lo >= i.hi || i.hi > buffer->dims[d])
@@ -87,7 +89,9 @@ static bool verify_region(const Verify *v, const Region *r, bool write) {
         default: return bad(v, "%s: an index that regions do not have", buffer->name);
         }
     }
-    // Twice would be a diagonal, which is no block of the buffer.
+    // Which keys are active is not known here, so items write what is their key's own. Twice would be a diagonal, which
+    // is no block of the buffer.
+    if (write && v->pool && !by_key) return bad(v, "%s is written by a pool's items, but not by key", buffer->name);
     if (keyed > 1 || ranked > 1) return bad(v, "%s is indexed twice by the same name", buffer->name);
     return true;
 }

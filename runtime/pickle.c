@@ -177,8 +177,8 @@ static bool mark(Machine *m, size_t *above) {
 
 // ("storage", type, key, device, elements)
 static bool persistent(Machine *m) {
-    Value *top = &m->stack[m->depth - 1];
-    if (!m->depth || top->kind != KIND_TUPLE || top->count != 5) return bad(m, "no description of a storage");
+    Value *top = m->depth ? &m->stack[m->depth - 1] : NULL;
+    if (!top || top->kind != KIND_TUPLE || top->count != 5) return bad(m, "no description of a storage");
     const Value *v = top->item;
     bool wide = is_text(&v[1], KIND_GLOBAL, "torch FloatStorage");
     if (!is_text(&v[0], KIND_TEXT, "storage") || (!wide && !is_text(&v[1], KIND_GLOBAL, "torch BFloat16Storage")) ||

@@ -1,0 +1,26 @@
+// Geometry: how the packed weights of an op (templates/abi.h) are cut for the pages and warps of a GPU worker. Depends
+// on the model, the degree and the page size alone, so that no sum depends on tiles or workers.
+#ifndef TILEGEN_GEOMETRY_H
+#define TILEGEN_GEOMETRY_H
+#include "plan.h"
+
+typedef struct Geometry {
+    Dtype dtype;
+    int k, blocks;       // inputs of a row; blocks of a strip
+    int block_bytes;     //
+    int strip_outputs;   // outputs of the op's tile in a strip: 16, or 8 where gate and up share it
+    int warps_k;         // compute warps that share a strip's inputs: 1, 2, 4 or 8
+    int warp_blocks;     // blocks of such a warp
+    int chunk_blocks;    // blocks a chunk, when a strip is cut in several chunks
+    int chunks_of_strip; // 1 when a strip fits into a page
+    int strips_of_chunk; // 1 when it does not
+} Geometry;
+
+// False for ops without weights.
+bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out);
+// Pages that a task of `outputs` outputs goes through.
+int geometry_chunks(const Geometry *g, int outputs);
+int geometry_strips(const Geometry *g, int outputs);
+// Bytes of a packed block of 16 rows x 128 inputs.
+int pack_block_bytes(Dtype dtype);
+#endif

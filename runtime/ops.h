@@ -4,6 +4,7 @@
 #define TILERUN_OPS_H
 #include "engine.h"
 #include "vector.h"
+#include "views.h"
 
 enum { CHUNK = 64, MAX_PARTS = 64 }; // keys are folded in chunks cut at multiples of CHUNK positions
 
@@ -22,15 +23,6 @@ typedef struct Best {
     float value;
     int id, length; // the best token of a tile, and how many the tile has
 } Best;
-
-// A rank's views of the weights of one layer.
-typedef struct RankLayer {
-    Matrix qkv[3]; // fused, or q, k, v: row ranges one after the other
-    int qkv_parts;
-    Matrix o, gate, up, down, router;
-    Matrix *expert_gate, *expert_up, *expert_down;
-    const LayerWeights *whole;
-} RankLayer;
 
 typedef struct Partial { // a running attention over a part of the keys, of one row and head
     float max, sum;

@@ -136,15 +136,15 @@ bool cuda_fits(Ctx *ctx, const CudaDevice *device, const char *sku, int workers,
         named = is_sku(device, i);
     }
     if (device->major != 9 || device->minor != 0)
-        why = arena_printf(ctx->arena, "its compute capability is %d.%d, the kernel's 9.0", device->major,
-                           device->minor);
+        why =
+            arena_printf(ctx->arena, "its compute capability is %d.%d, the kernel's 9.0", device->major, device->minor);
     else if (known && !named)
         why = is ? arena_printf(ctx->arena, "it is an %s", is) : "its name is none of that SKU's";
     else if (device->workers < workers)
         why = arena_printf(ctx->arena, "it has %d SMs, the kernel runs on %d", device->workers, workers);
     else if (device->shared < shared)
-        why = arena_printf(ctx->arena, "a block may use %d bytes of shared memory, the kernel's use %d",
-                           device->shared, shared);
+        why = arena_printf(ctx->arena, "a block may use %d bytes of shared memory, the kernel's use %d", device->shared,
+                           shared);
     if (!why) return true;
     diag_error(ctx, E0912, NO_SPAN, "the bundle is for %s; device %d is an %s: %s", sku, device->ordinal, device->name,
                why);

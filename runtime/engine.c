@@ -1,5 +1,6 @@
 #include "engine.h"
 #include "ops.h"
+#include "rope.h"
 #include "text.h"
 #include <math.h>
 #include <string.h>
@@ -185,23 +186,6 @@ static void rank_views(Engine *e, Rank *r, int rank) {
     if (m->has_drafter) r->dkv = caches(e, m->drafter.layers, kinds, kv_heads);
 }
 
-// inv_freq_i = theta^(-2i / rotary); with factor > 1 low frequencies are divided by it, smoothly between the two bounds
-// (Llama 3's scaling: wavelengths over original / low are scaled, under original / high are not).
-static double *frequencies(Engine *e, const Rope *rope) {
-    double *out = ARENA_ARRAY(e->ctx->arena, double, rope->rotary / 2 + 1);
-    for (int i = 0; i < rope->rotary / 2; i++) {
-        double f = pow(rope->theta, -2.0 * i / rope->rotary);
-        if (rope->factor > 1) {
-            double turns = rope->original * f / (2 * 3.14159265358979323846);
-            double smooth = (turns - rope->low) / (rope->high - rope->low);
-            smooth = smooth < 0 ? 0 : smooth > 1 ? 1 : smooth;
-            f = (1 - smooth) * f / rope->factor + smooth * f;
-        }
-        out[i] = f;
-    }
-    return out;
-}
-
 static const Rope *rope_of(const Engine *e, int kind) {
     return kind < 2 ? &e->model->attention[kind].rope : &e->model->drafter.attention.rope;
 }
@@ -239,7 +223,7 @@ static void shapes(Engine *e) {
         s->o_cols[kind] = s->heads[kind] * a->v_dim;
         e->heads[kind] = heads_of(chunks, s->heads[kind], s->kv_heads[kind], a);
         s->qkv_rows[kind] = chunks * e->heads[kind].rows;
-        e->inv_freq[kind] = frequencies(e, &a->rope);
+        e->inv_freq[kind] = rope_frequencies(e->ctx, &a->rope);
     }
     s->dense_inner = m->dense_inner / e->ranks;
     s->expert_inner = m->experts.inner / e->ranks;
@@ -254,7 +238,7 @@ static void shapes(Engine *e) {
     s->draft_inner = m->drafter.inner / e->ranks;
     e->draft_heads = heads_of(1, s->draft_heads, s->draft_kv_heads, a);
     s->draft_qkv_rows = e->draft_heads.rows;
-    e->inv_freq[2] = frequencies(e, &a->rope);
+    e->inv_freq[2] = rope_frequencies(e->ctx, &a->rope);
 }
 
 static Scratch scratch_of(Engine *e) {

@@ -6,7 +6,7 @@ static const struct {
     const char *symbol;
     size_t at;
 } functions[] = {
-#define CUDA(name, symbol, parameters) {symbol, offsetof(Cuda, name)},
+#define CUDA(name, symbol, parameters) {#symbol, offsetof(Cuda, name)},
 #include "cuda_api.def"
 #undef CUDA
 };

@@ -151,7 +151,8 @@ static Exit gpu_next(void *self, DecodedRound *out) {
                           .ended = (entry->flags & ROUND_ENDED) != 0,
                           .cancelled = (entry->flags & ROUND_CANCELLED) != 0,
                           .nanoseconds = entry->nanoseconds};
-    bool sound = entry->count <= ENGINE_ROWS && entry->rows <= ENGINE_ROWS && entry->accepted < ENGINE_ROWS;
+    if (entry->accepted == UINT32_MAX) out->accepted = 0; // a round that was halted
+    bool sound = entry->count <= ENGINE_ROWS && entry->rows <= ENGINE_ROWS && out->accepted < ENGINE_ROWS;
     for (int i = 0; sound && i < out->count; i++) {
         out->tokens[i] = entry->tokens[i];
         sound = out->tokens[i] >= 0 && out->tokens[i] < gpu->model->vocab;

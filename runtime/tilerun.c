@@ -309,7 +309,7 @@ static Exit rounds(Generating *g, double started) {
             first = at;
         }
         take(g, &round);
-        if (!round.prompt && !round.cancelled) {
+        if (!round.prompt && (round.count || !round.cancelled)) {
             s->round_seconds[result->rounds++] = round_time(&last, &round, at - before);
             result->histogram[round.ended ? round.count : round.accepted + 1]++; // nothing follows an end token
         }

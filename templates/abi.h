@@ -95,6 +95,7 @@ typedef struct EngineTables {
     uint32_t instance_at, queue_at, entry_at, wait_at, signal_at, pool_at, credit_at, prefix_at, total_at;
     uint32_t entry_count, wait_count, signal_count, pool_count;
     uint32_t counter_at; // in the slab: uint32 a group
+    uint32_t logits_at;  // in the slab: float [ranks][rows][vocab / ranks]
     uint64_t slab_bytes; // buffers and counters of a rank; zero at first
 } EngineTables;
 

@@ -72,6 +72,8 @@ Nvrtc *nvrtc_open(Ctx *ctx, const char *home) {
     if (!handle) {
         diag_error(ctx, E0451, NO_SPAN, "no CUDA compiler: %s cannot be opened",
                    ctx->env.nvrtc ? ctx->env.nvrtc : "libnvrtc.so");
+        const char *why = dlerror();
+        if (why) diag_note(ctx, NO_SPAN, "the loader says: %s", why);
         help_install(ctx);
         return NULL;
     }

@@ -23,7 +23,7 @@ RUN_OBJ := $(RUN_SRC:%.c=$(B)/obj/%.o)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all demo test setup install fmt clean tests fuzzers update-golden
+.PHONY: all demo test setup cuda install fmt clean tests fuzzers update-golden
 all: $(B)/tilegen $(B)/tilerun
 
 $(B)/obj/%.o: %.c
@@ -66,6 +66,10 @@ fuzzers: $(FUZZERS)
 
 setup:
 	@tests/setup.sh
+
+# The CUDA compiler without the toolkit. tilegen looks there by itself.
+cuda:
+	@tests/cuda.sh build/cuda
 
 test: setup
 	@+$(MAKE) --no-print-directory run-tests

@@ -9,7 +9,7 @@ local t = tune {
     waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
     expert_waves = choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
     page_bytes = choice { 16384, 8192, 32768 },
-    page_count = range(4, 13, 12),
+    page_count = range(4, 13, 11),
     split = choice { 1, 2, 4, 8 },        -- parts of an attention over the keys
 }
 on "sm_90a" { split = 4 } -- with a few kv heads a rank, only splitting occupies all SMs

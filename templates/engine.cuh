@@ -1,8 +1,116 @@
-// engine: the kernel.
+// engine: the kernel that stays. A block is a worker; its warps take their roles once and keep them.
 #ifndef TILEGEN_ENGINE_CUH
 #define TILEGEN_ENGINE_CUH
-#include "abi.h"
-extern "C" __global__ void __launch_bounds__(ENGINE_THREADS, 1) tilegen_engine(const __grid_constant__ EngineParams p) {
-    if (p.tables == 0) return;
+#include "attention.cuh"
+#include "control.cuh"
+
+template <int REGISTERS> DEVICE void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+template <int REGISTERS> DEVICE void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+
+template <class Model> static DEVICE void compute_role(Compute &c) {
+    c.wait_posted();
+    for (;;) {
+        const uint32_t op = c.slot().step.op;
+        if (op == RUN_LEAVE) return;
+        if (c.slot().at.skip && op != RUN_ROUTE_ROWS) {
+            c.leave();
+            c.wait_posted();
+            continue;
+        }
+        if (op <= RUN_LINEAR_F32) { // these go on to the next instruction themselves
+            if (Model::USES_BF16 && op == RUN_LINEAR_BF16) linear<WeightBf16>(c);
+            if (Model::USES_FP8 && op == RUN_LINEAR_FP8) linear<WeightFp8>(c);
+            if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) linear<WeightMxfp4>(c);
+            if (Model::USES_F32 && op == RUN_LINEAR_F32) linear<WeightF32>(c);
+            continue;
+        }
+        switch (op) {
+        case RUN_EMBED: embed_rows<Model>(c); break;
+        case RUN_ATTEND: attend<typename Model::Target>(c); break;
+        case RUN_ATTEND_DRAFT:
+            if (Model::BLOCK > 1) attend<typename Model::Drafter>(c);
+            break;
+        case RUN_KEEP:
+            if (c.slot().step.kind < 2)
+                keep_rows<typename Model::Target, true>(c);
+            else if (Model::BLOCK > 1)
+                keep_rows<typename Model::Drafter, false>(c);
+            break;
+        case RUN_JOIN:
+            if (Model::SPLIT > 1) join_parts<typename Model::Target>(c);
+            break;
+        case RUN_ROUTE_ROWS:
+            if constexpr (Model::EXPERTS > 0) route_rows<Model>(c);
+            break;
+        case RUN_COMBINE_ROWS:
+            if constexpr (Model::EXPERTS > 0) combine_rows<Model>(c);
+            break;
+        case RUN_SUM_RANKS:
+            if (Model::RANKS > 1) sum_ranks<Model>(c);
+            break;
+        default: choose<Model>(c); break;
+        }
+        c.group.sync(c.who, *c.s);
+        if (c.warp == 0) {
+            trace_end(*c.p, c.number);
+            signal_all(*c.p, c.slot().at, 0);
+        }
+        c.leave();
+        c.wait_posted();
+    }
+}
+
+template <class Model> DEVICE void engine(const EngineParams &p) {
+    extern __shared__ __align__(128) char pages[];
+    __shared__ Shared s;
+    __shared__ Serving serving;
+    const EngineTables *t = pointer<const EngineTables>(p.tables);
+    const int thread = (int)threadIdx.x, warp = warp_id();
+    for (uint32_t i = thread; i < t->instances; i += ENGINE_THREADS) s.instances[i] = pointer<const EngineInstance>(p.tables + t->instance_at)[i];
+    for (uint32_t i = thread; i < t->bodies * ROLES; i += ENGINE_THREADS) {
+        uint32_t body = i / ROLES, role = i % ROLES;
+        s.queues[i] = pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
+    }
+    if (thread == 0) {
+        for (int i = 0; i < MAX_PAGES; i++) barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
+        for (int i = 0; i < SLOTS; i++) {
+            barrier_init(shared_address(&s.posted[i]), 1), barrier_init(shared_address(&s.ready[i]), 1);
+            barrier_init(shared_address(&s.freed[i]), COMPUTE_WARPS + FINISHERS);
+            s.finished[i] = 0;
+        }
+        for (int i = 0; i < STRIP_SLOTS; i++) barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS), barrier_init(shared_address(&s.strip_free[i]), 1);
+        barrier_init(shared_address(&s.group), COMPUTE_WARPS);
+        s.items_in = s.items_out = 0;
+        serving.number = serving.entry = 0;
+        serving.idle = 1;
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    const Waiter who = {&p, ROLE_LOAD, 0, 0, 0, 0, 0};
+    if (warp < 4) {
+        registers_down<Model::LOAD_REGISTERS>();
+        if (warp == 0) {
+            Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, who};
+            loader.run();
+        } else if (warp == 1) {
+            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
+            dispatch.who.role = ROLE_COMPUTE;
+            dispatch.run();
+        } else if (warp == 2) {
+            Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
+            control.who.role = ROLE_CONTROL;
+            control.run();
+        }
+    } else if (warp < 4 + COMPUTE_WARPS) {
+        registers_up<Model::COMPUTE_REGISTERS>();
+        Compute c = {&p, &s, shared_address(pages), Model::PAGE_BYTES, 0, 0, 0, {0}, who, warp - 4};
+        c.who.role = ROLE_COMPUTE;
+        compute_role<Model>(c);
+    } else {
+        registers_down<Model::CONTROL_REGISTERS>();
+        Finish f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
+        f.who.role = ROLE_COMPUTE;
+        finish_role<Model>(f);
+    }
 }
 #endif

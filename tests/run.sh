@@ -4,6 +4,7 @@
 set -u
 build=$1
 export TILEGEN=$PWD/$build/tilegen TILERUN=$PWD/$build/tilerun BUILD=$PWD/$build ROOT=$PWD
+export TILEGEN_CACHE= # nothing is kept between tests
 passed=0 failed=0 skipped=0
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

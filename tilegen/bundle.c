@@ -1,6 +1,8 @@
 #include "bundle.h"
+#include "cubin.h"
 #include "file.h"
 #include "sha256.h"
+#include "tasks.h"
 #include "text.h"
 #include "version.h"
 #include <string.h>
@@ -22,6 +24,26 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+static void kernel_facts(Text *text, const Compiled *c) {
+    const Cubin *cubin = c->cubin;
+    const Resources *r = &cubin->resources;
+    char sha[65];
+    text_printf(text, "  \"nvrtc\": \"%s\",\n  \"templates\": {", cubin->nvrtc);
+    for (size_t i = 0; i < cubin->templates->count; i++) {
+        const Source *file = cubin->templates->files[i];
+        sha256_hex_of(file->text, file->length, sha);
+        text_printf(text, "%s\n    \"", i ? "," : "");
+        text_json(text, base_name(file->name), strlen(base_name(file->name)));
+        text_printf(text, "\": \"%s\"", sha);
+    }
+    text_printf(text,
+                "\n  },\n  \"kernel\": {\"threads\": %d, \"registers\": %d, \"shared_static\": %d, "
+                "\"shared_dynamic\": %d, \"stack\": %d, \"spill_stores\": %d, \"spill_loads\": %d, "
+                "\"barriers\": %d, \"cubin_bytes\": %zu},\n",
+                KERNEL_THREADS, r->registers, r->shared, cubin_dynamic_shared(c), r->stack, r->spill_stores,
+                r->spill_loads, r->barriers, cubin->size);
+}
+
 static char *manifest(Ctx *ctx, const Compiled *c) {
     static const char *const origins[] = {"default", "arch", "sku", "record", "option"};
     char sha[65];
@@ -29,8 +51,11 @@ static char *manifest(Ctx *ctx, const Compiled *c) {
     text_printf(&text, "{\n  \"format\": %d,\n  \"tilegen\": \"%s\",\n  \"target\": \"", BUNDLE_FORMAT,
                 TILEGEN_VERSION);
     text_json(&text, c->job.name, strlen(c->job.name));
-    text_printf(&text, "\",\n  \"model\": \"%s\",\n  \"sku\": \"%s\",\n  \"arch\": \"%s\",\n  \"ranks\": %d,\n",
-                c->model->name, c->job.sku->name, c->job.sku->arch, c->job.tp);
+    text_printf(&text,
+                "\",\n  \"model\": \"%s\",\n  \"sku\": \"%s\",\n  \"arch\": \"%s\",\n  \"ranks\": %d,\n"
+                "  \"workers\": %d,\n",
+                c->model->name, c->job.sku->name, c->job.sku->arch, c->job.tp, c->prog->workers);
+    if (c->cubin) kernel_facts(&text, c);
     text_printf(&text, "  \"proved\": %s,\n  \"inputs\": {\n", c->job.prove ? "true" : "false");
     const Source *inputs[] = {c->model->source, c->sched->source};
     for (int i = 0; i < 2; i++) {
@@ -49,22 +74,28 @@ static char *manifest(Ctx *ctx, const Compiled *c) {
     return text.at;
 }
 
-bool bundle_write(Ctx *ctx, const Compiled *c, const char *path) {
+bool bundle_encode(Ctx *ctx, const Compiled *c, const void **data, size_t *size) {
     char *json = manifest(ctx, c), *prog = prog_print(ctx, c->prog);
-    Section sections[] = {{"manifest", json, strlen(json)},
-                          {"model", c->model->source->text, c->model->source->length},
-                          {"prog", prog, strlen(prog)}};
-    enum { COUNT = sizeof sections / sizeof *sections };
-    size_t at = HEADER + COUNT * ENTRY, offsets[COUNT];
-    for (int i = 0; i < COUNT; i++) {
+    Section sections[MAX_SECTIONS] = {{"manifest", json, strlen(json)},
+                                      {"model", c->model->source->text, c->model->source->length},
+                                      {"prog", prog, strlen(prog)}};
+    int count = 3;
+    if (c->cubin) {
+        Section tasks = {.name = "tasks"};
+        if (!tasks_encode(ctx, c, &tasks.data, &tasks.size)) return false;
+        sections[count++] = (Section){"cubin", c->cubin->data, c->cubin->size};
+        sections[count++] = tasks;
+    }
+    size_t at = HEADER + (size_t)count * ENTRY, offsets[MAX_SECTIONS];
+    for (int i = 0; i < count; i++) {
         offsets[i] = (at + ALIGN - 1) / ALIGN * ALIGN;
         at = offsets[i] + sections[i].size;
     }
     uint8_t *out = arena_alloc(ctx->arena, at);
     memcpy(out, MAGIC, 8);
     put(out + 8, BUNDLE_FORMAT, 4);
-    put(out + 12, COUNT, 4);
-    for (int i = 0; i < COUNT; i++) {
+    put(out + 12, (uint64_t)count, 4);
+    for (int i = 0; i < count; i++) {
         uint8_t *entry = out + HEADER + i * ENTRY;
         char sha[65];
         sha256_hex_of(sections[i].data, sections[i].size, sha);
@@ -74,7 +105,15 @@ bool bundle_write(Ctx *ctx, const Compiled *c, const char *path) {
         memcpy(entry + NAME + 16, sha, 64);
         memcpy(out + offsets[i], sections[i].data, sections[i].size);
     }
-    return file_write(ctx, path, out, at);
+    *data = out;
+    *size = at;
+    return true;
+}
+
+bool bundle_write(Ctx *ctx, const Compiled *c, const char *path) {
+    const void *data;
+    size_t size;
+    return bundle_encode(ctx, c, &data, &size) && file_write(ctx, path, data, size);
 }
 
 Bundle *bundle_read(Ctx *ctx, const char *path) {

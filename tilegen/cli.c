@@ -1,5 +1,7 @@
 #include "cli.h"
 #include "bundle.h"
+#include "bundle_kept.h"
+#include "cubin.h"
 #include "file.h"
 #include "text.h"
 #include <errno.h>
@@ -13,11 +15,31 @@ Build *cli_build_file(Ctx *ctx, const Options *options) {
     return source ? build_read(ctx, source, folder) : NULL;
 }
 
+Exit cli_failed(const Ctx *ctx) {
+    DiagCode last = diag_errors(ctx) ? diag_code_at(ctx, diag_errors(ctx) - 1) : E0000;
+    return last == E0451 || last == E0452 || last == E0458 ? EXIT_ENVIRONMENT : EXIT_INPUT;
+}
+
+// The SKU with fewer workers. NULL after reporting.
+static const Sku *fewer_workers(Ctx *ctx, const Sku *sku, int workers) {
+    if (workers > sku->workers) {
+        diag_error(ctx, E0411, NO_SPAN, "--workers %d: %s has %d", workers, sku->name, sku->workers);
+        return NULL;
+    }
+    Sku *out = ARENA_NEW(ctx->arena, Sku);
+    *out = *sku;
+    out->workers = workers;
+    return out;
+}
+
 bool cli_job(Ctx *ctx, const Options *options, const char *name, const char *sku, Job *job) {
     Build *build = cli_build_file(ctx, options);
     if (!build) return false;
-    *job = (Job){
-        .tp = 1, .settings = options->settings, .setting_count = options->setting_count, .prove = !options->no_prove};
+    *job = (Job){.tp = 1,
+                 .settings = options->settings,
+                 .setting_count = options->setting_count,
+                 .prove = !options->no_prove,
+                 .home = options->home};
     if (name) {
         const Target *target = build_target(ctx, build, name, NO_SPAN);
         if (!target) return false;
@@ -34,6 +56,7 @@ bool cli_job(Ctx *ctx, const Options *options, const char *name, const char *sku
     if (options->sku) sku = options->sku;
     if (options->tp) job->tp = options->tp;
     job->sku = build_sku(ctx, build, sku, NO_SPAN);
+    if (job->sku && options->workers) job->sku = fewer_workers(ctx, job->sku, options->workers);
     return job->sku != NULL;
 }
 
@@ -45,27 +68,38 @@ static char *flat_name(Ctx *ctx, const char *name) {
     return out;
 }
 
+// --keep: what the bundle was made of, as files beside it.
+static bool keep_parts(Ctx *ctx, const Compiled *c, const char *stem) {
+    char *prog = prog_print(ctx, c->prog);
+    if (!file_write(ctx, arena_printf(ctx->arena, "%s.prog", stem), prog, strlen(prog))) return false;
+    if (!c->cubin) return true;
+    return file_write(ctx, arena_printf(ctx->arena, "%s.cu", stem), c->cuda, strlen(c->cuda)) &&
+           file_write(ctx, arena_printf(ctx->arena, "%s.cubin", stem), c->cubin->data, c->cubin->size);
+}
+
 static Exit build_one(Ctx *ctx, const Options *options, const char *target) {
     Job job;
     if (!cli_job(ctx, options, target, options->sku ? options->sku : "host", &job)) return EXIT_INPUT;
-    if (strcmp(job.sku->arch, "host") != 0) {
-        diag_error(ctx, E0441, NO_SPAN, "%s: kernels for %s (%s) cannot be emitted yet",
-                   job.name ? job.name : job.model, job.sku->name, job.sku->arch);
-        diag_help(ctx, "`tilegen check` proves its Prog; build for the SKU \"host\" to run it");
-        return EXIT_INPUT;
+    KeptBundle kept;
+    size_t said = diag_count(ctx);
+    if (!bundle_kept_find(ctx, &job, &kept)) return cli_failed(ctx);
+    Compiled *compiled = NULL;
+    const char *name = kept.name;
+    if (!kept.data || options->keep) {
+        compiled = compile(ctx, &job, job_has_kernel(&job) ? PASS_CUBIN : PASS_PROG);
+        if (!compiled) return cli_failed(ctx);
+        if (!job.name) compiled->job.name = compiled->model->name;
+        name = compiled->job.name;
+        if (!bundle_encode(ctx, compiled, &kept.data, &kept.size)) return cli_failed(ctx);
+        if (diag_count(ctx) == said)
+            bundle_kept_put(ctx, &kept, name, kept.data, kept.size); // warnings come every time
     }
-    Compiled *compiled = compile(ctx, &job, PASS_PROG);
-    if (!compiled) return EXIT_INPUT;
-    if (!job.name) compiled->job.name = compiled->model->name;
     const char *folder = options->output ? options->output : "build";
     if (!file_mkdirs(ctx, folder)) return EXIT_ENVIRONMENT;
-    char *stem = file_join(ctx, folder, flat_name(ctx, compiled->job.name));
+    char *stem = file_join(ctx, folder, flat_name(ctx, name));
     char *path = arena_printf(ctx->arena, "%s.bundle", stem);
-    if (!bundle_write(ctx, compiled, path)) return EXIT_ENVIRONMENT;
-    if (options->keep) {
-        char *text = prog_print(ctx, compiled->prog);
-        if (!file_write(ctx, arena_printf(ctx->arena, "%s.prog", stem), text, strlen(text))) return EXIT_ENVIRONMENT;
-    }
+    if (!file_write(ctx, path, kept.data, kept.size)) return EXIT_ENVIRONMENT;
+    if (options->keep && !keep_parts(ctx, compiled, stem)) return EXIT_ENVIRONMENT;
     printf("%s\n", path);
     return EXIT_OK;
 }
@@ -173,46 +207,73 @@ Exit cli_explain(Ctx *ctx, const Options *options) {
     Compiled *compiled = compile(ctx, &job, PASS_PROG);
     if (!compiled) return EXIT_INPUT;
     explain_target(ctx, compiled);
-    return EXIT_OK;
+    return job_has_kernel(&job) ? explain_kernel(ctx, compiled) : EXIT_OK;
 }
 
 Exit cli_dump(Ctx *ctx, const Options *options) {
-    static const char *const passes[] = {"sched", "plan", "lower", "prog"};
-    Pass pass = PASS_PROG;
+    static const char *const passes[] = {"sched", "plan", "lower", "prog", "cuda", "ptx"};
+    enum { PASSES = sizeof passes / sizeof *passes, DUMP_PTX = PASSES - 1 };
+    int pass = PASS_PROG;
     bool known = !options->after;
-    for (int i = 0; options->after && i < 4; i++)
-        if (strcmp(options->after, passes[i]) == 0) pass = (Pass)i, known = true;
+    for (int i = 0; options->after && i < PASSES; i++)
+        if (strcmp(options->after, passes[i]) == 0) pass = i, known = true;
     if (options->arg_count > 1 || (options->arg_count == 0 && !options->model) || !known) {
         if (!known)
             diag_error(ctx, E0005, NO_SPAN, "no pass \"%s\"", options->after);
         else
             diag_error(ctx, E0005, NO_SPAN, "dump wants one target");
-        diag_help(ctx, "tilegen dump TARGET --after=sched|plan|lower|prog");
+        diag_help(ctx, "tilegen dump TARGET --after=sched|plan|lower|prog|cuda|ptx");
         return EXIT_USAGE;
     }
     Job job;
     if (!cli_job(ctx, options, options->arg_count ? options->args[0] : NULL, "host", &job)) return EXIT_INPUT;
-    Compiled *c = compile(ctx, &job, pass);
+    if (pass > PASS_PROG && !job_has_kernel(&job)) {
+        diag_error(ctx, E0441, NO_SPAN, "%s has no kernel", job.sku->name);
+        diag_help(ctx, "name a target of a GPU SKU; `tilegen sku targets` lists them");
+        return EXIT_INPUT;
+    }
+    Compiled *c = compile(ctx, &job, pass == DUMP_PTX ? PASS_CUDA : (Pass)pass);
     if (!c) return EXIT_INPUT;
-    fputs(pass == PASS_SCHED  ? sched_print(ctx, c->sched)
-          : pass == PASS_PLAN ? plan_print(ctx, c->plan)
-                              : prog_print(ctx, c->prog),
-          stdout);
+    const char *text = pass == PASS_SCHED  ? sched_print(ctx, c->sched)
+                       : pass == PASS_PLAN ? plan_print(ctx, c->plan)
+                       : pass <= PASS_PROG ? prog_print(ctx, c->prog)
+                       : pass == PASS_CUDA ? c->cuda
+                                           : cubin_ptx(ctx, c);
+    if (!text) return cli_failed(ctx);
+    fputs(text, stdout);
     return EXIT_OK;
 }
 
-Exit cli_sku(Ctx *ctx, const Options *options) {
-    if (options->arg_count != 1 || strcmp(options->args[0], "list") != 0) {
-        diag_error(ctx, E0005, NO_SPAN, "sku wants \"list\"");
-        return EXIT_USAGE;
-    }
-    Build *build = cli_build_file(ctx, options);
-    if (!build) return EXIT_INPUT;
+static void list_skus(const Build *build) {
     printf("%-10s %-8s %8s %14s %10s %12s\n", "sku", "arch", "workers", "shared memory", "memory", "bandwidth");
     for (size_t i = 0; i < build->sku_count; i++) {
         const Sku *sku = &build->skus[i];
         printf("%-10s %-8s %8d %11d KB %7.0f GB %7.2f TB/s\n", sku->name, sku->arch, sku->workers,
                sku->shared_memory / 1024, (double)sku->memory / 1e9, sku->bandwidth / 1e12);
     }
+}
+
+static bool list_targets(Ctx *ctx, const Build *build) {
+    printf("%-28s %-10s %-8s %2s\n", "target", "sku", "arch", "tp");
+    for (size_t i = 0; i < build->target_count; i++) {
+        const Target *target = &build->targets[i];
+        const Sku *sku = build_sku(ctx, build, target->sku, target->span);
+        if (!sku) return false;
+        printf("%-28s %-10s %-8s %2d\n", target->name, sku->name, sku->arch, target->tp);
+    }
+    return true;
+}
+
+Exit cli_sku(Ctx *ctx, const Options *options) {
+    const char *what = options->arg_count == 1 ? options->args[0] : "";
+    bool targets = strcmp(what, "targets") == 0;
+    if (!targets && strcmp(what, "list") != 0) {
+        diag_error(ctx, E0005, NO_SPAN, "sku wants \"list\" or \"targets\"");
+        return EXIT_USAGE;
+    }
+    Build *build = cli_build_file(ctx, options);
+    if (!build) return EXIT_INPUT;
+    if (targets) return list_targets(ctx, build) ? EXIT_OK : EXIT_INPUT;
+    list_skus(build);
     return EXIT_OK;
 }

@@ -5,13 +5,13 @@
 
 typedef struct Options {
     const char *output, *model, *schedule, *sku, *after, *build_file;
-    int tp; // 0: not said
+    int tp, workers; // 0: not said
     bool no_prove, keep, json;
     Setting settings[64];
     size_t setting_count;
     const char **args;
     size_t arg_count;
-    const char *home; // folder of build.lua, schedules/ and models/
+    const char *home; // folder of build.lua, schedules/, models/ and templates/
 } Options;
 
 Exit cli_build(Ctx *ctx, const Options *options);
@@ -28,4 +28,8 @@ Build *cli_build_file(Ctx *ctx, const Options *options);
 bool cli_job(Ctx *ctx, const Options *options, const char *target, const char *sku, Job *job);
 // Bytes and times of each phase of a round, on stdout.
 void explain_target(Ctx *ctx, const Compiled *compiled);
+// What the kernel uses of an SM; one line where there is no CUDA compiler. EXIT_INPUT after reporting.
+Exit explain_kernel(Ctx *ctx, Compiled *compiled);
+// The exit code of a command that a report ended: EXIT_ENVIRONMENT where the machine lacks something.
+Exit cli_failed(const Ctx *ctx);
 #endif

@@ -1,5 +1,8 @@
 #include "compile.h"
+#include "cubin.h"
+#include "emit.h"
 #include "file.h"
+#include <string.h>
 
 Compiled *compile(Ctx *ctx, const Job *job, Pass last) {
     Compiled *c = ARENA_NEW(ctx->arena, Compiled);
@@ -20,5 +23,11 @@ Compiled *compile(Ctx *ctx, const Job *job, Pass last) {
     if (!prog_place(ctx, c->plan, c->prog)) return NULL;
     if (!prog_verify(ctx, c->prog)) return NULL;
     if (job->prove && !prog_prove(ctx, c->prog, job->sku)) return NULL;
+    if (last == PASS_PROG) return c;
+    if (!(c->cuda = emit_cuda(ctx, c))) return NULL;
+    if (last == PASS_CUDA) return c;
+    if (!(c->cubin = cubin_make(ctx, c))) return NULL;
     return c;
 }
+
+bool job_has_kernel(const Job *job) { return strcmp(job->sku->arch, "host") != 0; }

@@ -12,18 +12,26 @@ typedef struct Job {
     int tp;
     const Setting *settings;
     size_t setting_count;
-    bool prove; // false: --no-prove
+    bool prove;       // false: --no-prove
+    const char *home; // folder with templates/; used for kernels alone
 } Job;
 
-typedef enum Pass { PASS_SCHED, PASS_PLAN, PASS_LOWER, PASS_PROG } Pass;
+// The last two are for jobs with a kernel.
+typedef enum Pass { PASS_SCHED, PASS_PLAN, PASS_LOWER, PASS_PROG, PASS_CUDA, PASS_CUBIN } Pass;
+typedef struct Cubin Cubin; // cubin.h
 
 typedef struct Compiled {
     Job job;
     Model *model;
     Sched *sched;
-    Plan *plan; // NULL after PASS_SCHED
-    Prog *prog; // NULL after PASS_PLAN
+    Plan *plan;   // NULL after PASS_SCHED
+    Prog *prog;   // NULL after PASS_PLAN
+    char *cuda;   // NULL before PASS_CUDA
+    Cubin *cubin; // NULL before PASS_CUBIN
 } Compiled;
+
+// False for the SKU "host".
+bool job_has_kernel(const Job *job);
 
 // Runs the passes up to and including `last`. NULL after reporting.
 Compiled *compile(Ctx *ctx, const Job *job, Pass last);

@@ -1,5 +1,82 @@
 #include "emit.h"
-char *emit_cuda(Ctx *ctx, const Compiled *compiled) {
-    (void)compiled;
-    return arena_text(ctx->arena, "#include \"engine.cuh\"\n");
+#include "steps.h"
+#include "text.h"
+#include <string.h>
+
+static void number(Text *t, const char *name, long long value) { text_printf(t, "    static constexpr int %s = %lld;\n", name, value); }
+static void flag(Text *t, const char *name, bool value) { text_printf(t, "    static constexpr bool %s = %s;\n", name, value ? "true" : "false"); }
+
+// A float that reads back as it is; hexadecimal.
+static const char *real(Ctx *ctx, float value) { return arena_printf(ctx->arena, "%af", (double)value); }
+
+static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *steps) {
+    const Model *m = c->model;
+    const Prog *prog = c->prog;
+    const Experts *e = &m->experts;
+    const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
+    const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
+    bool uses[4] = {false};
+    for (int i = 0; i < steps->count; i++)
+        if (steps->at[i].op <= RUN_LINEAR_F32) uses[steps->at[i].op] = true;
+    text_printf(t, "struct Model {\n");
+    number(t, "HIDDEN", m->hidden);
+    number(t, "VOCAB", c->plan->shape.vocab);
+    number(t, "RANKS", prog->ranks);
+    number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
+    number(t, "SPLIT", c->plan->ops[OP_ATTENTION].split);
+    number(t, "EXPERTS", e->count);
+    number(t, "TOP_K", e->count ? e->top_k : 1);
+    number(t, "KEYS", e->count ? c->plan->shape.keys : 1);
+    flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
+    flag(t, "RENORMALISE", e->renormalise);
+    text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));
+    number(t, "TAPS", kernel_place(steps, prog, "taps").offset);
+    number(t, "ROUTES", kernel_place(steps, prog, "routes").offset);
+    number(t, "CHOICE", kernel_place(steps, prog, "choice").offset);
+    number(t, "DRAFTS", kernel_place(steps, prog, "drafts").offset);
+    number(t, "PAGES", prog->page_count);
+    number(t, "PAGE_BYTES", prog->page_bytes);
+    static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
+    for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
+    number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
+    number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
+    number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
+    text_printf(t, "    using Target = HeadDims<%d, %d, %d>;\n", target->qk_dim, target->v_dim, target->rope.rotary);
+    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d>;\n", drafter->qk_dim, drafter->v_dim, drafter->rope.rotary);
+    text_printf(t, "    static DEVICE const EngineStep &step(uint32_t i) { return engine_steps[i]; }\n};\n");
+}
+
+static void emit_step(Ctx *ctx, Text *t, const EngineStep *s) {
+    // In the order of the struct: op to site are whole numbers, then attention's, then floats.
+    const uint32_t *words = (const uint32_t *)s;
+    size_t reals = offsetof(EngineStep, value_scale) / 4, count = sizeof *s / 4;
+    text_printf(t, "    {");
+    for (size_t i = 0; i < reals; i++) text_printf(t, "%u, ", words[i]);
+    for (size_t i = reals; i < count; i++) {
+        float value;
+        memcpy(&value, &words[i], sizeof value);
+        text_printf(t, "%s%s", real(ctx, value), i + 1 < count ? ", " : "");
+    }
+    text_printf(t, "}");
+}
+
+char *emit_cuda(Ctx *ctx, const Compiled *c) {
+    const KernelSteps *steps = kernel_steps(ctx, c);
+    if (!steps) return NULL;
+    Text t = text_new(ctx->arena);
+    const Prog *prog = c->prog;
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n\n", c->model->name, c->job.sku->name, prog->ranks,
+                prog->ranks > 1 ? "s" : "", prog->workers);
+    text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
+    for (int b = 0; b < prog->body_count; b++) {
+        text_printf(&t, "    // %s\n", prog->bodies[b].name);
+        for (int s = 0; s < prog->bodies[b].step_count; s++) {
+            emit_step(ctx, &t, &steps->at[steps->first[b] + s]);
+            text_printf(&t, ", // %s\n", op_name(prog->bodies[b].steps[s].op));
+        }
+    }
+    text_printf(&t, "};\n\n");
+    emit_model(ctx, &t, c, steps);
+    text_printf(&t, "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n");
+    return t.at;
 }

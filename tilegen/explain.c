@@ -1,4 +1,6 @@
 #include "cli.h"
+#include "cubin.h"
+#include "emit.h"
 #include <string.h>
 
 // Distinct experts that `rows` rows of `top` choices hit, choices independent and uniform: E (1 - (1 - k/E)^rows).
@@ -56,21 +58,51 @@ void explain_target(Ctx *ctx, const Compiled *c) {
     printf("\nweights read in a round of %d rows by one rank", prog->rows);
     if (c->model->experts.count)
         printf(" (routing independent and uniform: %.1f experts a layer)", distinct_experts(c->plan));
-    printf("\n  %-16s %6s %8s %6s %12s %10s\n", "op", "times", "tile", "tiles", "bytes", "floor us");
-    double total = 0;
+    bool timed = sku->bandwidth > 0;
+    printf("\n  %-16s %6s %8s %6s %14s %8s%s\n", "op", "times", "tile", "tiles", "bytes", "share",
+           timed ? "   floor us" : "");
+    double total = 0, bytes[OP_COUNT] = {0};
+    int times[OP_COUNT] = {0};
+    for (int op = 0; op < OP_COUNT; op++)
+        if (c->plan->ops[op].used) total += bytes[op] = round_bytes(c, (OpId)op, &times[op]);
     for (int op = 0; op < OP_COUNT; op++) {
-        if (!c->plan->ops[op].used) continue;
-        int times;
-        double bytes = round_bytes(c, (OpId)op, &times);
-        if (times == 0) continue;
-        total += bytes;
+        if (times[op] == 0) continue;
         LayerAttention kind = c->plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
-        printf("  %-16s %6d %8d %6d %12.0f", op_name((OpId)op), times, c->plan->ops[op].tile,
-               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, bytes);
-        if (sku->bandwidth > 0) printf(" %10.2f", bytes / sku->bandwidth * 1e6);
+        printf("  %-16s %6d %8d %6d %14.0f %7.1f%%", op_name((OpId)op), times[op], c->plan->ops[op].tile,
+               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, bytes[op],
+               total > 0 ? 100 * bytes[op] / total : 0);
+        if (timed) printf(" %10.2f", bytes[op] / sku->bandwidth * 1e6);
         printf("\n");
     }
-    printf("  %-16s %6s %8s %6s %12.0f", "round", "", "", "", total);
-    if (sku->bandwidth > 0) printf(" %10.2f", total / sku->bandwidth * 1e6);
+    printf("  %-16s %6s %8s %6s %14.0f %7.1f%%", "round", "", "", "", total, 100.0);
+    if (timed) printf(" %10.2f", total / sku->bandwidth * 1e6);
     printf("\n");
+}
+
+Exit explain_kernel(Ctx *ctx, Compiled *c) {
+    size_t errors = diag_errors(ctx);
+    if (!c->cuda && !(c->cuda = emit_cuda(ctx, c))) return EXIT_INPUT;
+    printf("\nkernel\n");
+    if (!(c->cubin = cubin_make(ctx, c))) {
+        DiagCode code = diag_code_at(ctx, errors);
+        if (code != E0451 && code != E0452) return cli_failed(ctx);
+        diag_forget(ctx, errors);
+        printf("  not compiled: no CUDA compiler here (tilegen explain %s)\n", diag_code_name(code));
+        return EXIT_OK;
+    }
+    const Resources *r = &c->cubin->resources;
+    int dynamic = cubin_dynamic_shared(c);
+    printf("  registers            %8d a thread, %d threads: %d of %d\n", r->registers, KERNEL_THREADS,
+           (r->registers + 7) / 8 * 8 * KERNEL_THREADS, c->job.sku->registers);
+    printf("  spills               %8d bytes stored, %d loaded; %d bytes of stack\n", r->spill_stores, r->spill_loads,
+           r->stack);
+    printf("  shared memory        %8d of %d bytes: %d static, %d pages, %d beside them\n", r->shared + dynamic,
+           c->job.sku->shared_memory, r->shared, c->prog->page_count * c->prog->page_bytes,
+           dynamic - c->prog->page_count * c->prog->page_bytes);
+    printf("  cubin                %8zu bytes, NVRTC %s", c->cubin->size, c->cubin->nvrtc);
+    if (c->cubin->seconds > 0)
+        printf(", compiled in %.2f s\n", c->cubin->seconds);
+    else
+        printf(", from the cache\n");
+    return EXIT_OK;
 }

@@ -88,6 +88,14 @@ static bool option_set(Ctx *ctx, Options *options, char letter, char *value) {
             return usage(ctx, "--tp wants 1, 2, 4 or 8, not \"%s\"", value);
         options->tp = value[0] - '0';
         break;
+    case 'w': {
+        char *end;
+        long workers = strtol(value, &end, 10);
+        if (*end || end == value || workers < 1 || workers > 1024)
+            return usage(ctx, "--workers wants a number from 1 to 1024, not \"%s\"", value);
+        options->workers = (int)workers;
+        break;
+    }
     case 'D': {
         char *equals = strchr(value, '=');
         if (!equals || equals == value) return usage(ctx, "-D wants NAME=VALUE, not \"%s\"", value);
@@ -170,9 +178,27 @@ static const char *find_home(char *room, size_t size) {
     return ".";
 }
 
+// Where results are kept: TILEGEN_CACHE (empty: nowhere), else the user's cache folder.
+static const char *find_cache(char *room, size_t size) {
+    const char *own = getenv("TILEGEN_CACHE"), *caches = getenv("XDG_CACHE_HOME"), *user = getenv("HOME");
+    if (own) return *own ? own : NULL;
+    if (caches && *caches == '/')
+        snprintf(room, size, "%s/tilegen", caches);
+    else if (user && *user)
+        snprintf(room, size, "%s/.cache/tilegen", user);
+    else
+        return NULL;
+    return room;
+}
+
 int main(int argc, char **argv) {
-    const char *no_colour = getenv("NO_COLOR");
-    Env env = {getenv("CUDA_HOME"), getenv("TILEGEN_CACHE"), isatty(2) && !(no_colour && *no_colour)};
+    const char *no_colour = getenv("NO_COLOR"), *nvrtc = getenv("TILEGEN_NVRTC");
+    char cache_room[4200];
+    Env env = {.cuda_home = getenv("CUDA_HOME"),
+               .nvrtc = nvrtc && *nvrtc ? nvrtc : NULL,
+               .cache_dir = find_cache(cache_room, sizeof cache_room),
+               .program = "/proc/self/exe",
+               .colour = isatty(2) && !(no_colour && *no_colour)};
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
         help(-1);
         return argc < 2 ? EXIT_USAGE : EXIT_OK;

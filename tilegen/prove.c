@@ -1,4 +1,5 @@
 #include "prove.h"
+#include "../templates/abi.h"
 #include "prove_parts.h"
 #include <string.h>
 
@@ -60,7 +61,7 @@ static bool data_counters(Ctx *ctx, const Prog *prog) {
 }
 
 // Shared memory beside the pages: barriers, staging of activations, the round's state.
-enum { RESERVED_SHARED = 8192, MAX_TX = (1 << 20) - 1, NAMED_BARRIERS = 16 };
+enum { RESERVED_SHARED = ENGINE_SHARED_FIXED, MAX_TX = (1 << 20) - 1, NAMED_BARRIERS = 16 };
 
 static bool budgets(Ctx *ctx, const Prog *prog, const Sku *sku) {
     size_t errors = diag_errors(ctx);

@@ -5,7 +5,4 @@
 
 // Little-endian bytes in the ctx's arena. False after reporting.
 bool tasks_encode(Ctx *ctx, const Compiled *compiled, const void **data, size_t *size);
-// Byte offset in the slab of a Prog buffer (by its index), as the kernel lays it out; *row_bytes of its rows.
-int64_t tasks_buffer_offset(const Compiled *compiled, int buffer);
-int64_t tasks_slab_bytes(const Compiled *compiled);
 #endif

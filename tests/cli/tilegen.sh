@@ -31,6 +31,8 @@ check explain_every_code explain_all
 check help exits 0 "$TILEGEN" --help
 check help_of_a_command exits 0 "$TILEGEN" build --help
 check sku_list exits 0 "$TILEGEN" sku list
+check sku_targets exits 0 "$TILEGEN" sku targets
+check sku_without_a_word complains 2 "\"targets\"" -- "$TILEGEN" sku
 
 import_build() {
     exits 0 "$TILEGEN" import models/demo -o "$T/own.yaml" && exits 0 "$TILEGEN" build --model "$T/own.yaml" --sku host -o "$T/own"
@@ -48,7 +50,6 @@ check unknown_sku complains 1 "h200" -- "$TILEGEN" check demo --sku h20O
 check unknown_code_or_target complains 1 "E0999" -- "$TILEGEN" explain E0999
 check missing_file complains 1 "E0002" "nothing.yaml" -- "$TILEGEN" check nothing.yaml
 check a_folder_is_no_file complains 1 "E0002" -- "$TILEGEN" check --model models demo.lua
-check no_gpu_kernel_yet complains 1 "E0441" -- "$TILEGEN" build demo/h200 -o "$T"
 degree() { complains 1 "E0401" -- "$TILEGEN" check demo --tp 8; }
 check degree_that_does_not_divide degree
 

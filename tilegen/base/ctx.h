@@ -19,10 +19,12 @@ typedef enum Exit {
     EXIT_INTERRUPTED = 130
 } Exit;
 
-// Environment variables, read once in main.
+// What main knows of the surroundings; environment variables are read there, once.
 typedef struct Env {
     const char *cuda_home; // CUDA_HOME, or NULL
-    const char *cache_dir; // where compiled kernels are kept, or NULL for none
+    const char *nvrtc;     // TILEGEN_NVRTC: the library itself, looked for nowhere else; or NULL
+    const char *cache_dir; // where results are kept (TILEGEN_CACHE or the user's cache folder), or NULL for none
+    const char *program;   // this program's file, or NULL; whole bundles are kept only where it is known
     bool colour;           // stderr is a terminal and NO_COLOR is not set
 } Env;
 

@@ -97,6 +97,7 @@ void diag_note(Ctx *ctx, Span span, const char *format, ...) { DIAG_BODY(KIND_NO
 void diag_help(Ctx *ctx, const char *format, ...) { DIAG_BODY(KIND_HELP, E0000, NO_SPAN); }
 
 size_t diag_errors(const Ctx *ctx) { return ctx->diags->errors; }
+size_t diag_count(const Ctx *ctx) { return ctx->diags->count; }
 
 DiagCode diag_code_at(const Ctx *ctx, size_t index) {
     for (size_t i = 0; i < ctx->diags->count; i++)

@@ -53,6 +53,8 @@ __attribute__((format(printf, 3, 4))) void diag_note(Ctx *ctx, Span span, const 
 __attribute__((format(printf, 2, 3))) void diag_help(Ctx *ctx, const char *format, ...);
 
 size_t diag_errors(const Ctx *ctx);
+// Everything reported so far: errors, warnings, notes, helps.
+size_t diag_count(const Ctx *ctx);
 // Code of error number `index`, E0000 past the end.
 DiagCode diag_code_at(const Ctx *ctx, size_t index);
 // Forgets everything reported after the first `errors` errors and their notes.

@@ -58,7 +58,7 @@ Source *file_read(Ctx *ctx, const char *path, size_t cap) {
     return out;
 }
 
-bool file_write(Ctx *ctx, const char *path, const void *data, size_t length) {
+const char *file_try_write(Ctx *ctx, const char *path, const void *data, size_t length) {
     char *staged = arena_printf(ctx->arena, "%s.%ld.partial", path, (long)getpid());
     int fd = open(staged, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), error = 0;
     if (fd < 0) error = errno;
@@ -70,30 +70,35 @@ bool file_write(Ctx *ctx, const char *path, const void *data, size_t length) {
     if (!error && fsync(fd) < 0 && errno != EINVAL && errno != EROFS) error = errno;
     if (fd >= 0 && close(fd) < 0 && !error) error = errno;
     if (!error && rename(staged, path) < 0) error = errno;
-    if (!error) return true;
+    if (!error) return NULL;
     if (fd >= 0) unlink(staged);
-    diag_error(ctx, E0004, file_span(ctx, path), "cannot write: %s", strerror(error));
-    return false;
+    return strerror(error);
 }
 
-bool file_mkdirs(Ctx *ctx, const char *path) {
+bool file_write(Ctx *ctx, const char *path, const void *data, size_t length) {
+    const char *why = file_try_write(ctx, path, data, length);
+    if (why) diag_error(ctx, E0004, file_span(ctx, path), "cannot write: %s", why);
+    return !why;
+}
+
+const char *file_try_mkdirs(Ctx *ctx, const char *path) {
     char *copy = arena_text(ctx->arena, path);
     for (char *s = copy + 1; *copy; s++) {
         char was = *s;
         if (was != '/' && was) continue;
         *s = 0;
-        if (mkdir(copy, 0777) < 0 && errno != EEXIST) {
-            diag_error(ctx, E0004, file_span(ctx, path), "cannot make the folder %s: %s", copy, strerror(errno));
-            return false;
-        }
+        if (mkdir(copy, 0777) < 0 && errno != EEXIST)
+            return arena_printf(ctx->arena, "cannot make the folder %s: %s", copy, strerror(errno));
         *s = was;
         if (!was) break;
     }
-    if (*path && !file_is_folder(path)) {
-        diag_error(ctx, E0004, file_span(ctx, path), "a file stands where a folder is needed");
-        return false;
-    }
-    return true;
+    return *path && !file_is_folder(path) ? "a file stands where a folder is needed" : NULL;
+}
+
+bool file_mkdirs(Ctx *ctx, const char *path) {
+    const char *why = file_try_mkdirs(ctx, path);
+    if (why) diag_error(ctx, E0004, file_span(ctx, path), "%s", why);
+    return !why;
 }
 
 bool file_exists(const char *path) {

@@ -13,6 +13,9 @@ bool file_write(Ctx *ctx, const char *path, const void *data, size_t length);
 
 // Makes a folder and its parents. False after reporting E0004.
 bool file_mkdirs(Ctx *ctx, const char *path);
+// The same without a report: the reason why not, or NULL when done.
+const char *file_try_write(Ctx *ctx, const char *path, const void *data, size_t length);
+const char *file_try_mkdirs(Ctx *ctx, const char *path);
 bool file_exists(const char *path);
 bool file_is_folder(const char *path);
 // "a/b" from "a" and "b"; an absolute `name` stands alone.

@@ -1,0 +1,381 @@
+// attention: q against the cache and the round's own rows. A task is some query heads of one kv head and one part of a
+// split. A warp takes 16 queries, two heads by eight rows, and chunks of 64 positions cut at multiples of 64: chunk n
+// belongs to part n mod split, and there to key lane (n / split) mod lanes. Whatever the rows of the round are, a row's
+// arithmetic is the same: chunks that it does not see change nothing.
+//
+// Softmax in base 2 with a whole number as the running maximum: every rescaling is exact, and a probability is rounded
+// to bf16 (for the product with v) alike, whichever chunk came first.
+//
+// Of every 32 dims lane t of a quad holds 8t .. 8t + 7.
+#ifndef TILEGEN_ATTENTION_CUH
+#define TILEGEN_ATTENTION_CUH
+#include "linear.cuh"
+
+// Cosines and sines of one position for the 8 rotated pairs at `i`: of the product of two unit vectors, in double.
+static DEVICE void rope_factors(const EngineParams &p, int kind, int half, int position, int i, float (&c)[8], float (&s)[8]) {
+    const double2 *high = pointer<const double2>(p.rope_high[kind]) + (uint64_t)(position / ROPE_LOW) * half + i;
+    const double2 *low = pointer<const double2>(p.rope_low[kind]) + (uint64_t)(position % ROPE_LOW) * half + i;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        double2 a = high[n], b = low[n];
+        c[n] = (float)(a.x * b.x - a.y * b.y);
+        s[n] = (float)(a.y * b.x + a.x * b.y);
+    }
+}
+
+static DEVICE void unpack(const Quad &q, float (&v)[8]) {
+    uint32_t w[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[2 * i] = bf16_low(w[i]), v[2 * i + 1] = bf16_high(w[i]);
+}
+
+// Dims [d, d + 8) of a row's q or k head after norm and RoPE, as bf16 pairs. `row` points at the head's dim 0; factor: of
+// the head's norm, with its weights `norm` (0: none). The rotated dims come in multiples of 16.
+template <class Dims>
+static DEVICE Quad head_piece(const EngineParams &p, const char *row, uint64_t norm, float factor, int kind, int position, int d) {
+    float x[8], w[8];
+    if (d >= Dims::QK) return {0, 0, 0, 0};
+    unpack(global_quad(row + d * 2), x);
+    if (norm) {
+        unpack(global_quad(pointer<const char>(norm) + d * 2), w);
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = w[i] * (x[i] * factor);
+    }
+    constexpr int half = Dims::ROTARY / 2;
+    if (d < Dims::ROTARY) {
+        float y[8], c[8], s[8];
+        int other = d < half ? d + half : d - half;
+        unpack(global_quad(row + other * 2), y);
+        if (norm) {
+            unpack(global_quad(pointer<const char>(norm) + other * 2), w);
+#pragma unroll
+            for (int i = 0; i < 8; i++) y[i] = w[i] * (y[i] * factor);
+        }
+        rope_factors(p, kind, half, position, d < half ? d : d - half, c, s);
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = d < half ? x[i] * c[i] - y[i] * s[i] : x[i] * c[i] + y[i] * s[i];
+    }
+    return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+}
+
+// Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
+template <int QK_DIM, int V_DIM, int ROTARY_DIM> struct HeadDims {
+    static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
+    static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
+};
+
+// 1 / rms of a head's dims; the lanes of a quad share the row.
+template <class Dims> static DEVICE float head_factor(const char *row, uint64_t norm, float eps) {
+    if (!norm) return 1;
+    float sum = 0;
+    for (int d = 8 * (lane_id() & 3); d < Dims::QK; d += 32) {
+        float x[8];
+        unpack(global_quad(row + d * 2), x);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += x[i] * x[i];
+    }
+    return 1.0f / sqrtf(quad_sum(sum) / Dims::QK + eps);
+}
+
+// Where q, k and v of a head lie among a row of the fused outputs: chunks of [Q | K | V].
+template <class Dims> static DEVICE int q_column(const EngineStep &s, int head) {
+    return head / (int)s.chunk_heads * (int)s.chunk_rows + head % (int)s.chunk_heads * Dims::QK;
+}
+template <class Dims> static DEVICE int k_column(const EngineStep &s, int head) {
+    return head / (int)s.chunk_kv * (int)s.chunk_rows + ((int)s.chunk_heads + head % (int)s.chunk_kv) * Dims::QK;
+}
+template <class Dims> static DEVICE int v_column(const EngineStep &s, int head) {
+    return head / (int)s.chunk_kv * (int)s.chunk_rows + (int)(s.chunk_heads + s.chunk_kv) * Dims::QK + head % (int)s.chunk_kv * Dims::V;
+}
+
+static DEVICE uint16_t value_bf16(uint16_t v, float scale) { return bf16_round(bf16_value(v) * scale); }
+
+// The round's own keys and values, in shared memory: keys [row][dim]; values of the two groups of eight positions that
+// the round touches, [dim][16], beginning at position start & ~7, older ones from the cache.
+template <class Dims> struct Own {
+    uint16_t key[ENGINE_ROWS][Dims::KEY];
+    uint16_t value[Dims::V][16];
+};
+
+template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, int kv, Own<Dims> &own) {
+    const EngineStep &step = slot.step;
+    const int start = slot.at.start, rows = slot.at.rows, lane = lane_id(), g = lane >> 2, t = lane & 3;
+    const char *in = pointer<const char>(c.p->slab + step.in);
+    if (c.warp == 0) {
+        const char *row = in + (uint64_t)g * step.in_row + k_column<Dims>(step, kv) * 2;
+        uint64_t norm = slot.layer.weight[SLOT_K_NORM];
+        float factor = head_factor<Dims>(row, norm, step.eps);
+#pragma unroll 2
+        for (int d = 8 * t; d < Dims::KEY; d += 32) {
+            Quad q = head_piece<Dims>(*c.p, row, norm, factor, step.kind, start + g, d);
+            if (g >= rows) q = {0, 0, 0, 0};
+            *reinterpret_cast<Quad *>(&own.key[g][d]) = q;
+        }
+    } else {
+        const int base = start & ~7;
+        for (int i = (c.warp - 1) * 32 + lane; i < Dims::V * 16; i += (COMPUTE_WARPS - 1) * 32) {
+            int d = i % Dims::V, j = i / Dims::V, position = base + j, row = position - start;
+            uint16_t v = 0;
+            if (row >= 0 && row < rows)
+                v = value_bf16(*reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v_column<Dims>(step, kv) + d) * 2), step.value_scale);
+            else if (row < 0) {
+                uint32_t at = (uint32_t)position & slot.layer.mask;
+                v = pointer<const uint16_t>(slot.layer.v)[(((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK];
+            }
+            own.value[d][j] = v;
+        }
+    }
+}
+
+// The running state of 16 queries: lane holds queries g and g + 8.
+template <class Dims> struct Running {
+    float top[2], sum[2], out[Dims::V / 8][4];
+};
+
+template <class Dims>
+static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, int chunk, const uint32_t (&q)[Dims::KEY / 16][4], Running<Dims> &r) {
+    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3;
+    const int base = chunk * KEY_CHUNK, last = start + rows - 1;
+    const EngineLayer &layer = slot.layer;
+    const uint32_t ring = (uint32_t)base & layer.mask;
+    const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
+    const char *values = pointer<const char>(layer.v) + ((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK * 2;
+    float score[8][4];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        // Column n of tile j stands for position 16 (n / 2) + 2j + n mod 2 of the chunk: then lane t holds 16t .. 16t + 15.
+        const int at = 16 * (g >> 1) + 2 * j + (g & 1), position = base + at;
+        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
+        score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
+        Quad k[Dims::KEY / 32];
+#pragma unroll
+        for (int u = 0; u < Dims::KEY / 32; u++) k[u] = any_quad(key + (32 * u + 8 * t) * 2);
+#pragma unroll
+        for (int u = 0; u < Dims::KEY / 32; u++) {
+            mma(score[j], q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[u].x, k[u].y);
+            mma(score[j], q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[u].z, k[u].w);
+        }
+    }
+    // Both of a lane's queries are row g of the round, of two heads.
+    const int mine = start + g;
+    const int from = slot.step.window ? mine - (int)slot.step.window + 1 : 0, to = slot.step.causal && mine < last ? mine : last;
+    float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            int position = base + 16 * t + 2 * j + e;
+            bool seen = position >= from && position <= to;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float &s = score[j][2 * h + e];
+                s = seen ? s * (Dims::scale() * LOG2_E) : -INFINITY;
+                top[h] = fmaxf(top[h], s);
+            }
+        }
+    uint32_t weight[8][2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float high = fmaxf(r.top[h], ceilf(quad_max(top[h])));
+        float keep = r.top[h] == -INFINITY ? 0 : exp2_fast(r.top[h] - high), sum = 0;
+        if (high == -INFINITY) high = 0; // nothing seen yet: every weight below is 0
+        else r.top[h] = high;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float a = exp2_fast(score[j][2 * h] - high), b = exp2_fast(score[j][2 * h + 1] - high);
+            sum += a + b;
+            weight[j][h] = bf16_pair(a, b);
+        }
+        r.sum[h] = r.sum[h] * keep + quad_sum(sum);
+#pragma unroll
+        for (int n = 0; n < Dims::V / 8; n++) r.out[n][2 * h] *= keep, r.out[n][2 * h + 1] *= keep;
+    }
+    const int patch = start & ~7; // groups of eight positions from here on are in own.value
+#pragma unroll
+    for (int n = 0; n < Dims::V / 8; n++) {
+        const int d = 8 * n + g;
+        Quad v[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int position = base + 16 * t + 8 * half;
+            const char *at = values + (d * KEY_CHUNK + 16 * t + 8 * half) * 2;
+            if (position >= patch) at = reinterpret_cast<const char *>(&own.value[d][position < patch + 16 ? position - patch : 0]);
+            v[half] = any_quad(at);
+            if (position > last) v[half] = {0, 0, 0, 0};
+        }
+        float sum[4] = {0, 0, 0, 0};
+        mma(sum, weight[0][0], weight[0][1], weight[1][0], weight[1][1], v[0].x, v[0].y);
+        mma(sum, weight[2][0], weight[2][1], weight[3][0], weight[3][1], v[0].z, v[0].w);
+        mma(sum, weight[4][0], weight[4][1], weight[5][0], weight[5][1], v[1].x, v[1].y);
+        mma(sum, weight[6][0], weight[6][1], weight[7][0], weight[7][1], v[1].z, v[1].w);
+#pragma unroll
+        for (int i = 0; i < 4; i++) r.out[n][i] += sum[i];
+    }
+}
+
+// Divides by the sum, the sink included: base-2 exponents, `top` whole.
+static DEVICE float softmax_factor(float &top, float &sum, bool has_sink, float sink) {
+    if (has_sink) {
+        float b = sink * LOG2_E, high = fmaxf(top, ceilf(b)), keep = top == -INFINITY ? 0 : exp2_fast(top - high);
+        sum = sum * keep + exp2_fast(b - high);
+        return sum > 0 ? keep / sum : 0;
+    }
+    return sum > 0 ? 1 / sum : 0;
+}
+
+// A head's part of a split attention, [heads][split][8 rows] of this: (top, sum), then out.
+template <class Dims> static DEVICE float *part_at(uint64_t parts, int split, int head, int part, int row) {
+    return pointer<float>(parts) + (((uint64_t)head * split + part) * ENGINE_ROWS + row) * (Dims::V + 2);
+}
+
+template <class Dims> static DEVICE void attend(Compute &c) {
+    c.drain();
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const int heads = at.hi - at.lo, pairs = (heads + 1) / 2, lane = lane_id(), g = lane >> 2, t = lane & 3;
+    const int kv = at.lo * (int)step.kv_heads / (int)step.heads;
+    int head_lanes = 1;
+    while (head_lanes < pairs && head_lanes < COMPUTE_WARPS) head_lanes *= 2;
+    const int key_lanes = COMPUTE_WARPS / head_lanes, key_lane = c.warp / head_lanes;
+    char *room = reinterpret_cast<char *>(c.s->partial);
+    Own<Dims> &own = *reinterpret_cast<Own<Dims> *>(room);
+    static_assert(sizeof(Own<Dims>) % 16 == 0 && sizeof(Own<Dims>) + COMPUTE_WARPS * 16 * (8 + 2) * 4 <= SCRATCH_BYTES, "own rows and a slice of all warps' sums");
+    float *slice = reinterpret_cast<float *>(room + sizeof(Own<Dims>)); // [warp][16 queries][top, sum, 8 dims]
+    own_rows<Dims>(c, slot, kv, own);
+    c.group.sync(c.who, *c.s);
+    const int split = step.split, start = at.start, last = start + at.rows - 1;
+    const int window = step.window;
+    const int from = window && start - window + 1 > 0 ? start - window + 1 : 0;
+    for (int base = 0; base < pairs; base += head_lanes) {
+        const int pair = base + c.warp % head_lanes, h0 = at.lo + 2 * pair;
+        const bool both = 2 * pair + 1 < heads, active = pair < pairs;
+        Running<Dims> r;
+#pragma unroll
+        for (int h = 0; h < 2; h++) r.top[h] = -INFINITY, r.sum[h] = 0;
+#pragma unroll
+        for (int n = 0; n < Dims::V / 8; n++) r.out[n][0] = r.out[n][1] = r.out[n][2] = r.out[n][3] = 0;
+        if (active) {
+            uint32_t q[Dims::KEY / 16][4];
+            const uint64_t norm = slot.layer.weight[SLOT_Q_NORM];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const char *row = pointer<const char>(c.p->slab + step.in) + (uint64_t)g * step.in_row + q_column<Dims>(step, both ? h0 + h : h0) * 2;
+                float factor = head_factor<Dims>(row, norm, step.eps);
+#pragma unroll
+                for (int u = 0; u < Dims::KEY / 32; u++) {
+                    Quad piece = head_piece<Dims>(*c.p, row, norm, factor, step.kind, start + g, 32 * u + 8 * t);
+                    q[2 * u][h] = piece.x, q[2 * u][h + 2] = piece.y;
+                    q[2 * u + 1][h] = piece.z, q[2 * u + 1][h + 2] = piece.w;
+                }
+            }
+            for (int chunk = from / KEY_CHUNK; chunk <= last / KEY_CHUNK; chunk++) {
+                if (split > 1 && chunk % split != at.part) continue;
+                if (chunk / split % key_lanes != key_lane) continue;
+                attend_chunk<Dims>(slot, own, kv, chunk, q, r);
+            }
+        }
+        // Key lanes are joined in order, eight dims at a time; then the sink and the division, or the part's place.
+        const uint64_t sinks = slot.layer.weight[SLOT_SINK];
+#pragma unroll
+        for (int n = 0; n < Dims::V / 8; n++) {
+            if (key_lanes > 1) {
+                if (n == 0) c.group.sync(c.who, *c.s);
+                float *mine = slice + c.warp * 160;
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    if (t == 0) mine[(g + 8 * h) * 10] = r.top[h], mine[(g + 8 * h) * 10 + 1] = r.sum[h];
+                    mine[(g + 8 * h) * 10 + 2 + 2 * t] = r.out[n][2 * h], mine[(g + 8 * h) * 10 + 3 + 2 * t] = r.out[n][2 * h + 1];
+                }
+                c.group.sync(c.who, *c.s);
+            }
+            if (key_lane == 0 && active) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    if (h == 1 && !both) continue;
+                    const int head = h0 + h, query = g + 8 * h;
+                    float top = r.top[h], sum = r.sum[h], a = r.out[n][2 * h], b = r.out[n][2 * h + 1];
+                    for (int other = 1; other < key_lanes; other++) {
+                        const float *theirs = slice + (c.warp + other * head_lanes) * 160 + query * 10;
+                        float their_top = theirs[0];
+                        if (their_top == -INFINITY) continue;
+                        float high = fmaxf(top, their_top), keep = top == -INFINITY ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
+                        sum = sum * keep + theirs[1] * fresh;
+                        a = a * keep + theirs[2 + 2 * t] * fresh, b = b * keep + theirs[3 + 2 * t] * fresh;
+                        top = high;
+                    }
+                    if (split > 1) {
+                        float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, g);
+                        if (n == 0 && t == 0) part[0] = top, part[1] = sum;
+                        part[2 + 8 * n + 2 * t] = a, part[3 + 8 * n + 2 * t] = b;
+                    } else if (g < at.rows) {
+                        float factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
+                        uint32_t *out = pointer<uint32_t>(c.p->slab + step.out + (uint64_t)g * step.out_row + (head * Dims::V + 8 * n + 2 * t) * 2);
+                        *out = bf16_pair(a * factor, b * factor);
+                    }
+                }
+            }
+            if (key_lanes > 1) c.group.sync(c.who, *c.s);
+        }
+    }
+}
+
+// Joins the parts of a split attention: a warp a row, a lane a dim.
+template <class Dims> static DEVICE void join_parts(Compute &c) {
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const uint64_t sinks = slot.layer.weight[SLOT_SINK];
+    if (c.warp >= at.rows) return;
+    for (int head = at.lo; head < at.hi; head++)
+        for (int d = lane_id(); d < Dims::V; d += 32) {
+            float top = -INFINITY, sum = 0, out = 0;
+            for (int part = 0; part < (int)step.split; part++) {
+                const float *theirs = part_at<Dims>(c.p->slab + step.in, step.split, head, part, c.warp);
+                float their_top = __ldcg(theirs);
+                if (their_top == -INFINITY) continue;
+                float high = fmaxf(top, their_top), keep = top == -INFINITY ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
+                sum = sum * keep + __ldcg(theirs + 1) * fresh;
+                out = out * keep + __ldcg(theirs + 2 + d) * fresh;
+                top = high;
+            }
+            float factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
+            pointer<uint16_t>(c.p->slab + step.out + (uint64_t)c.warp * step.out_row)[head * Dims::V + d] = bf16_round(out * factor);
+        }
+}
+
+// append and context_append: the round's keys and values of some kv heads into the cache. append reads the fused rows, context_append [K | V] alone (FUSED false).
+template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const EngineLayer &layer = slot.layer;
+    const char *in = pointer<const char>(c.p->slab + step.in);
+    const int lane = lane_id(), g = lane >> 2, t = lane & 3;
+    const uint64_t norm = layer.weight[SLOT_K_NORM];
+    for (int head = at.lo; head < at.hi; head++) {
+        const int k = FUSED ? k_column<Dims>(step, head) : head * Dims::QK, v = FUSED ? v_column<Dims>(step, head) : (int)step.kv_heads * Dims::QK + head * Dims::V;
+        if (c.warp == 0) {
+            const char *row = in + (uint64_t)g * step.in_row + k * 2;
+            float factor = head_factor<Dims>(row, norm, step.eps);
+            const uint32_t place = (uint32_t)(at.start + g) & layer.mask;
+            char *to = pointer<char>(layer.k) + ((uint64_t)head * layer.capacity + place) * Dims::KEY * 2;
+#pragma unroll 2
+            for (int d = 8 * t; d < Dims::KEY; d += 32) {
+                Quad q = head_piece<Dims>(*c.p, row, norm, factor, step.kind, at.start + g, d);
+                if (g < at.rows) *reinterpret_cast<Quad *>(to + d * 2) = q;
+            }
+        } else
+            for (int i = (c.warp - 1) * 32 + lane; i < Dims::V * at.rows; i += (COMPUTE_WARPS - 1) * 32) {
+                const int d = i % Dims::V, row = i / Dims::V;
+                const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
+                uint16_t value = *reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v + d) * 2);
+                pointer<uint16_t>(layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + place % KEY_CHUNK] =
+                    value_bf16(value, step.value_scale);
+            }
+    }
+}
+#endif

@@ -1,0 +1,235 @@
+// control: the control queue of each worker (what is pushed to other ranks), and on worker 0 the end of each round:
+// accept, the next round's state, tokens to the host, requests from it.
+#ifndef TILEGEN_CONTROL_CUH
+#define TILEGEN_CONTROL_CUH
+#include "dispatch.cuh"
+#include "rows.cuh"
+
+// Of the request that worker 0 serves; in its shared memory.
+struct Serving {
+    EngineRequest request;
+    uint32_t number;             // of the request
+    uint32_t emitted, prompt_at; // tokens emitted; of the prompt, run
+    uint32_t entry;              // ring entries written
+    uint32_t cancelled, idle;
+};
+
+template <class Model> struct Control {
+    const EngineParams *p;
+    Shared *s;
+    Serving *serving;
+    const EngineTables *t;
+    uint32_t round;
+    Gate gate;
+    Waiter who;
+
+    DEVICE EngineMailbox *mailbox() const { return pointer<EngineMailbox>(p->mailbox); }
+    DEVICE void open_gate(uint32_t number, uint32_t flags) { store_release_wide(pointer<uint64_t>(p->gate), (uint64_t)(number + 1) << 8 | flags); }
+    // Has the host said that all should end? Worker 0 passes it on.
+    DEVICE bool host_aborts() {
+        if (!mailbox()->abort) return false;
+        *pointer<volatile uint32_t>(p->abort) = 1;
+        __threadfence();
+        return true;
+    }
+
+    // The next round's rows and flags, from what the request has left to do. Lane 0.
+    DEVICE uint32_t plan_round(EngineState *state, int start, int anchor) {
+        const EngineRequest &r = serving->request;
+        const uint32_t left = r.prompt - serving->prompt_at;
+        const bool drafting = r.flags & REQUEST_DRAFT;
+        int rows = Model::BLOCK, room = (int)p->context - start;
+        if (left)
+            rows = min((int)left, ENGINE_ROWS);
+        else if (!drafting)
+            rows = 1;
+        rows = min(rows, room);
+        state->start = start, state->rows = rows, state->anchor = anchor;
+        state->prompt = left > 0, state->drafting = drafting;
+        for (int i = 0; i < rows && left; i++) state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
+        const bool last_block = left && left <= ENGINE_ROWS;
+        state->halt = (r.flags & REQUEST_HALT) && (r.limit > 1 ? left == 0 : last_block);
+        state->halt_instance = r.halt_instance, state->halt_step = r.halt_body_step;
+        return (left || !drafting ? GATE_SKIP_DRAFT : 0) | (drafting ? 0 : GATE_SKIP_CONTEXT);
+    }
+
+    // Waits for a request and begins it. False: the host wants the kernel to end.
+    DEVICE bool take_request() {
+        EngineMailbox *m = mailbox();
+        uint32_t number = 0;
+        for (uint32_t n = 0;; n++) {
+            number = load_acquire_system((const uint32_t *)&m->request);
+            if (number != serving->number) break;
+            if (m->stop) return false;
+            if ((n & 15) == 0 && (host_aborts() || load_relaxed(pointer<uint32_t>(p->abort)))) give_up(who, WAITER_GATE, 0, 0, 0, false);
+        }
+        __syncwarp();
+        uint32_t *to = reinterpret_cast<uint32_t *>(&serving->request);
+        const volatile uint32_t *from = reinterpret_cast<const volatile uint32_t *>(&m->body);
+        for (uint32_t i = lane_id(); i < sizeof(EngineRequest) / 4; i += 32) to[i] = from[i];
+        __syncwarp();
+        const volatile int *tokens = pointer<const volatile int>(p->prompt_host);
+        for (uint32_t i = lane_id(); i < serving->request.prompt; i += 32) pointer<int>(p->prompt)[i] = tokens[i];
+        __threadfence();
+        __syncwarp();
+        if (lane_id() == 0) {
+            const EngineRequest &r = serving->request;
+            EngineState *state = pointer<EngineState>(p->state);
+            serving->number = number;
+            serving->emitted = serving->prompt_at = serving->cancelled = serving->idle = 0;
+            state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
+            uint32_t flags = plan_round(state, (int)r.start, 0);
+            open_gate(round, flags);
+        }
+        __syncwarp();
+        return true;
+    }
+
+    // What a round emitted goes to the host.
+    DEVICE void report_round(uint32_t flags, int start, int rows, int accepted, int count, int token) {
+        EngineRound *entry = pointer<EngineRound>(p->ring) + (serving->entry & (p->ring_size - 1));
+        if (lane_id() < ENGINE_ROWS) ((volatile int *)entry->tokens)[lane_id()] = lane_id() < count ? token : 0;
+        if (lane_id() == 0) {
+            volatile EngineRound *e = entry;
+            e->flags = flags, e->start = start, e->rows = rows, e->accepted = accepted, e->count = count;
+            e->nanoseconds = nanoseconds();
+        }
+        __syncwarp();
+        if (lane_id() == 0) {
+            __threadfence_system();
+            store_release_system((uint32_t *)&entry->number, ++serving->entry);
+        }
+        __syncwarp();
+    }
+
+    // Before the next round may begin: room in the ring, and the host's word where it asked to be waited for.
+    DEVICE void wait_for_host(bool hold) {
+        uint64_t since = 0;
+        const uint32_t room = hold ? 0 : p->ring_size / 2;
+        if (!hold && serving->entry % room != 0) return; // looked at now and then: it is across the bus
+        for (uint32_t n = 1; (int)(serving->entry - mailbox()->taken) > (int)room; n++) {
+            if ((n & 15) == 0 && (host_aborts() || load_relaxed(pointer<uint32_t>(p->abort)) || mailbox()->cancel == serving->number)) break;
+            (void)since;
+        }
+    }
+
+    // Accepted lengths for random weights: the mean's two neighbours, drawn.
+    DEVICE int drawn_accept(int rows) {
+        const EngineRequest &r = serving->request;
+        float u = (float)(uint32_t)(mix64(r.accept_seed ^ mix64(serving->entry)) >> 40) * 0x1p-24f;
+        int length = (int)(r.accept_mean + u);
+        return min(max(length, 1), rows) - 1;
+    }
+
+    DEVICE void accept(const Instruction &at) {
+        EngineState *state = pointer<EngineState>(p->state);
+        const EngineRequest &r = serving->request;
+        const int start = gate.start, rows = gate.rows, lane = lane_id();
+        const bool prompt = __ldcg(&state->prompt), hold = r.flags & REQUEST_HOLD;
+        int choice = lane < rows ? __ldcg(pointer<const int>(p->slab + Model::CHOICE) + lane) : -1;
+        const int draft = lane + 1 < rows && !prompt && Model::BLOCK > 1 ? __ldcg(pointer<const int>(p->slab + Model::DRAFTS) + lane + 1) : -2;
+        int accepted = __ffs(~__ballot_sync(~0u, choice == draft)) - 1;
+        if (r.flags & REQUEST_ACCEPT && !prompt) accepted = drawn_accept(rows);
+        if (prompt) accepted = rows - 1; // all of it counts; what follows it is the last row's choice
+        if (at.skip) accepted = -1;
+        const uint32_t prompt_at = serving->prompt_at + (prompt ? rows : 0);
+        const bool more_prompt = prompt && prompt_at < r.prompt;
+        const int next = start + accepted + 1, anchor = __shfl_sync(~0u, choice, max(accepted, 0));
+        bool end = false;
+        for (uint32_t i = 0; i < r.stop_count; i++) end |= choice == r.stops[i];
+        if (prompt) choice = anchor, end = __shfl_sync(~0u, end, max(accepted, 0));
+        int count = at.skip || more_prompt ? 0 : prompt ? 1 : accepted + 1;
+        const uint32_t ends = __ballot_sync(~0u, end && lane < count);
+        if (ends) count = __ffs(ends);
+        bool ended = ends != 0;
+        if (serving->emitted + count > r.limit) count = (int)(r.limit - serving->emitted), ended = false;
+        const bool last = at.skip || serving->cancelled || ended || (!more_prompt && serving->emitted + count >= r.limit) || next >= (int)p->context;
+        uint32_t flags = 0;
+        __syncwarp();
+        if (lane == 0) {
+            serving->emitted += count, serving->prompt_at = prompt_at, serving->idle = last;
+            if (!last) flags = plan_round(state, next, anchor);
+        }
+        __threadfence();
+        __syncwarp();
+        signal_all(*p, at, 0);
+        __syncwarp();
+        if (!hold && !last && lane == 0) open_gate(round + 1, flags);
+        report_round((last ? ROUND_LAST : 0) | (prompt ? ROUND_PROMPT : 0) | (ended ? ROUND_ENDED : 0) | (serving->cancelled ? ROUND_CANCELLED : 0) |
+                         (gate.flags & GATE_SKIP_DRAFT ? 0 : ROUND_DRAFTED),
+                     start, rows, prompt ? 0 : accepted, count, choice);
+        if (lane == 0 && !last) {
+            if (hold) wait_for_host(true), open_gate(round + 1, flags);
+            serving->cancelled = mailbox()->cancel == serving->number;
+        }
+        if (lane == 0 && !hold) wait_for_host(false);
+        __syncwarp();
+    }
+
+    // Partial sums, or a slice, into every rank's inbox: 4-byte or 2-byte elements, and best tokens.
+    DEVICE void push(const EngineStep &step, const Instruction &at) {
+        const uint32_t element = step.k, columns = (at.hi - at.lo) * element / 4; // words
+        for (int rank = 0; rank < Model::RANKS; rank++)
+            for (int row = 0; row < at.rows; row++) {
+                const uint32_t *from = pointer<const uint32_t>(p->slab + step.in + (uint64_t)row * step.in_row + at.lo * element);
+                uint32_t *to = pointer<uint32_t>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item + (uint64_t)row * step.out_row + at.lo * element);
+                if (element)
+                    for (uint32_t i = lane_id(); i < columns; i += 32) to[i] = __ldcg(from + i);
+                if (!step.best) continue;
+                const Best *best = pointer<const Best>(p->slab + step.item_bytes);
+                Best *there = pointer<Best>(p->peers[rank] + step.best) + (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS;
+                for (int i = at.lo / STRIP_ROWS + lane_id(); i < at.hi / STRIP_ROWS; i += 32) there[i * ENGINE_ROWS + row] = best[i * ENGINE_ROWS + row];
+            }
+        __threadfence_system();
+        __syncwarp();
+    }
+
+    DEVICE void run_entry(const EngineEntry &entry, uint32_t instance) {
+        const EngineInstance in = s->instances[instance];
+        who.instance = instance, who.step = entry.body_step, who.lo = entry.lo, who.hi = entry.hi;
+        const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
+        const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
+        for (uint32_t i = lane_id(); i < entry.wait_count; i += 32) {
+            uint32_t group;
+            bool holds;
+            uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
+            uint64_t since = 0;
+            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++) {
+                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
+                if ((n & 1023) == 0 && blockIdx.x == 0) host_aborts();
+            }
+        }
+        __syncwarp();
+        const EngineStep &step = Model::step(entry.step);
+        Instruction at = {};
+        at.lo = entry.lo, at.hi = entry.hi, at.part = entry.part, at.key = -1, at.rows = gate.rows;
+        at.signal = entry.signal, at.signal_count = entry.signal_count;
+        at.skip = gate.skips(in) || gate.halted(instance, entry.body_step);
+        if (step.op == RUN_ACCEPT_ROUND)
+            accept(at);
+        else {
+            if (Model::RANKS > 1 && !at.skip) push(step, at);
+            signal_all(*p, at, 0);
+        }
+    }
+
+    DEVICE void run() {
+        for (round = 0;; round++) {
+            who.round = round;
+            if (blockIdx.x == 0 && serving->idle && !take_request()) {
+                if (lane_id() == 0) open_gate(round, GATE_EXIT);
+                return;
+            }
+            gate = gate_wait(who, round);
+            if (gate.flags & GATE_EXIT) return;
+            for (uint32_t instance = 0; instance < t->instances; instance++) {
+                const EngineQueue queue = s->queues[s->instances[instance].body * ROLES + ROLE_CONTROL];
+                for (uint32_t i = 0; i < queue.count; i++) {
+                    const EngineEntry entry = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + i];
+                    run_entry(entry, instance);
+                }
+            }
+        }
+    }
+};
+#endif

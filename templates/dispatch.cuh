@@ -1,0 +1,204 @@
+// dispatch: one warp goes through the compute queue, writes each entry into an instruction slot, waits for its counters
+// and says when it may start. What the next entry needs from memory is fetched while the current one waits.
+#ifndef TILEGEN_DISPATCH_CUH
+#define TILEGEN_DISPATCH_CUH
+#include "load.cuh"
+
+// An entry on its way: a word or two a lane.
+struct Fetch {
+    int instance;          // -1: the round is over
+    uint32_t index;        // of the entry
+    uint32_t word;         // lanes 0-7: the entry
+    uint32_t step[2];      // lanes 0-63: the step
+    uint64_t layer;        // lanes 0-23
+    uint32_t group, want;  // a wait a lane
+    bool holds;
+    DEVICE uint32_t field(int i) const { return __shfl_sync(~0u, word, i); }
+};
+
+template <class Model> struct Dispatch {
+    const EngineParams *p;
+    Shared *s;
+    const EngineTables *t;
+    const uint32_t *counters;
+    uint32_t number, round;
+    Gate gate;
+    Waiter who;
+    uint32_t entry, end; // of the queue at hand
+    int instance;
+
+    // The next entry of the round's compute queues.
+    DEVICE void advance(Fetch &f) {
+        while (entry == end) {
+            if (++instance == (int)t->instances) {
+                f.instance = -1;
+                instance--;
+                return;
+            }
+            EngineQueue q = s->queues[s->instances[instance].body * ROLES + ROLE_COMPUTE];
+            entry = q.first, end = q.first + q.count;
+        }
+        f.instance = instance;
+        f.index = entry++;
+    }
+    DEVICE void fetch_entry(Fetch &f) {
+        if (f.instance < 0) return;
+        if (lane_id() < 8) f.word = __ldg(pointer<const uint32_t>(p->tables + t->entry_at) + f.index * 8 + lane_id());
+        if (lane_id() < LAYER_WORDS) f.layer = __ldg(pointer<const unsigned long long>(p->layers) + s->instances[f.instance].table * LAYER_WORDS + lane_id());
+    }
+    DEVICE void fetch_rest(Fetch &f, int key) {
+        if (f.instance < 0) return;
+        const uint32_t *step = reinterpret_cast<const uint32_t *>(&Model::step(f.field(0) & 0xFFFF));
+        f.step[0] = __ldg(step + lane_id());
+        if (lane_id() + 32 < STEP_WORDS) f.step[1] = __ldg(step + 32 + lane_id());
+        const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
+        f.holds = lane_id() >= count;
+        if (!f.holds) {
+            uint2 w = __ldg(pointer<const uint2>(p->tables + t->wait_at) + first + lane_id());
+            EngineWait wait = {w.x, (int32_t)w.y};
+            f.want = counter_want(t, p->tables, wait, round, f.instance, key, f.group, f.holds);
+        }
+    }
+
+    // Writes the slot and posts it.
+    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo, uint32_t page_hi) {
+        const uint32_t place = number % SLOTS;
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1, WAITER_RING);
+        Slot &slot = s->slots[place];
+        uint32_t *step = reinterpret_cast<uint32_t *>(&slot.step);
+        step[lane_id()] = f.step[0];
+        if (lane_id() + 32 < STEP_WORDS) step[32 + lane_id()] = f.step[1];
+        if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
+        const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5), w6 = f.field(6), w7 = f.field(7);
+        const EngineInstance in = s->instances[f.instance];
+        const uint32_t in_item = __shfl_sync(~0u, f.step[offsetof_in_item() / 32], offsetof_in_item() % 32);
+        if (lane_id() == 0) {
+            Instruction &at = slot.at;
+            at.instance = f.instance, at.step = w0 & 0xFFFF, at.body_step = w7 >> 16;
+            at.lo = (int)w1, at.hi = (int)w2, at.part = w3 & 0xFFFF, at.key = key;
+            at.expert = expert, at.rows_of_key = chosen_by;
+            at.page = page, at.page_lo = page_lo, at.page_hi = page_hi, at.chunks = w3 >> 16;
+            at.signal = w5, at.signal_count = w6 >> 16;
+            at.start = gate.start, at.rows = gate.rows;
+            at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
+            at.tap = in.tap;
+            at.round = round;
+            at.input = (uint32_t)f.instance << 20 | (w0 & 0x3FF) << 10 | (in_item ? key + 1 : 0);
+            if (p->trace) {
+                EngineTrace *trace = pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
+                trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
+            }
+        }
+        __syncwarp();
+        if (lane_id() == 0) barrier_arrive(shared_address(&s->posted[place]));
+        who.instance = f.instance, who.step = w7 >> 16, who.lo = w1, who.hi = w2;
+    }
+    static DEVICE constexpr int offsetof_in_item() { return (int)(__builtin_offsetof(EngineStep, in_item) / 4); }
+
+    // Waits beyond the 32 that the lanes hold.
+    DEVICE void wait_more(const Fetch &f, int key) {
+        const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
+        for (uint32_t i = 32 + lane_id(); i < count; i += 32) {
+            EngineWait wait = pointer<const EngineWait>(p->tables + t->wait_at)[first + i];
+            uint32_t group, want, n = 1;
+            uint64_t since = 0;
+            bool holds;
+            for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds); !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
+                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
+        }
+        __syncwarp();
+    }
+    // One look at the counters.
+    DEVICE bool look(Fetch &f) {
+        if (!f.holds) f.holds = (int)(load_acquire(counters + f.group) - f.want) >= 0;
+        return __all_sync(~0u, f.holds);
+    }
+    DEVICE void ready(const Fetch &f, int key) {
+        wait_more(f, key);
+        if (lane_id() == 0) {
+            if (p->trace) pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+            barrier_arrive(shared_address(&s->ready[number % SLOTS]));
+        }
+        number++;
+    }
+    // Posts `f`, waits for it, meanwhile fetches `next`.
+    DEVICE void wait_for(Fetch &f, int key, Fetch *next) {
+        int stage = 0;
+        uint64_t since = 0;
+        for (uint32_t n = 1;; n++) {
+            if (next && stage == 0) fetch_entry(*next), stage = 1;
+            else if (next && stage == 1) fetch_rest(*next, -1), stage = 2;
+            if (look(f)) break;
+            if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group));
+            else if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(p->abort))) give_up(who, WAITER_RING, 0, 0, 0, false);
+        }
+        ready(f, key);
+        if (next && stage == 0) fetch_entry(*next), stage = 1;
+        if (next && stage == 1) fetch_rest(*next, -1);
+    }
+
+    // The items that the loader hands over.
+    DEVICE void pool(const Fetch &f) {
+        using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+        const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
+        const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
+        uint32_t page = pool.page_lo, taken = s->items_out;
+        for (;;) {
+            uint64_t since = 0;
+            for (uint32_t n = 1; shared_acquire(shared_address(&s->items_in)) == taken; n++)
+                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
+            const int code = s->items[taken % ITEM_ROOM];
+            taken++;
+            __syncwarp();
+            if (lane_id() == 0) shared_release(shared_address(&s->items_out), taken);
+            if (code < 0) return;
+            const int key = code & 0xFFFF;
+            Fetch item = {f.instance, pool.item + (code >> 16)};
+            fetch_entry(item);
+            const uint32_t expert = __ldcg(&routes->expert[key]), chosen_by = __ldcg(&routes->chosen_by[key]);
+            fetch_rest(item, key);
+            post(item, key, expert, chosen_by, page, pool.page_lo, pool.page_hi);
+            if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
+            while (page >= pool.page_hi) page -= pool.page_hi - pool.page_lo;
+            wait_for(item, key, nullptr);
+        }
+    }
+
+    DEVICE void run() {
+        for (round = 0;; round++) {
+            who.round = round;
+            gate = gate_wait(who, round);
+            if (gate.flags & GATE_EXIT) break;
+            instance = -1, entry = end = 0;
+            Fetch now = {}, next = {};
+            advance(now);
+            fetch_entry(now);
+            fetch_rest(now, -1);
+            while (now.instance >= 0) {
+                advance(next);
+                if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
+                    // A pool entry itself is no instruction: its waits, then its items.
+                    uint64_t since = 0;
+                    who.instance = now.instance;
+                    for (uint32_t n = 1; !look(now); n++)
+                        if ((n & 255) == 0 && !now.holds) watch(who, since, WAITER_COUNTER, now.group, now.want, load_relaxed(counters + now.group));
+                    if (!gate.skips(s->instances[now.instance])) pool(now);
+                    fetch_entry(next);
+                    fetch_rest(next, -1);
+                } else {
+                    post(now, -1, 0, 0, now.field(0) >> 24, 0, Model::PAGES);
+                    wait_for(now, -1, &next);
+                }
+                now = next;
+            }
+        }
+        const uint32_t place = number % SLOTS;
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1, WAITER_RING);
+        if (lane_id() == 0) {
+            s->slots[place].step.op = RUN_LEAVE;
+            s->slots[place].at.skip = 0;
+            barrier_arrive(shared_address(&s->posted[place]));
+        }
+    }
+};
+#endif

@@ -1,0 +1,161 @@
+// experts: which experts the round's rows go to, and the sum of what these return.
+#ifndef TILEGEN_EXPERTS_CUH
+#define TILEGEN_EXPERTS_CUH
+#include "linear.cuh"
+
+// What routing decided: the buffer `routes`. Keys number the experts that any row chose, by rising expert.
+template <int KEYS, int TOP> struct RoutesOf {
+    int active, rows;
+    int expert[KEYS];
+    uint32_t chosen_by[KEYS]; // a bit a row
+    int key[ENGINE_ROWS][TOP];
+    float weight[ENGINE_ROWS][TOP];
+};
+
+// A row a warp: the top k of p + bias, ties to the lowest expert, and their weights.
+template <class Model, class Routes> static DEVICE void choose_experts(const float *scores, const float *bias, int *chosen, float *weights) {
+    constexpr int EACH = (Model::EXPERTS + 31) / 32;
+    float p[EACH], value[EACH];
+    float top = -INFINITY, total = 0;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int e = lane_id() + 32 * i;
+        p[i] = e < Model::EXPERTS ? __ldcg(scores + e) : -INFINITY;
+        top = fmaxf(top, p[i]);
+    }
+    if (!Model::SIGMOID) {
+        for (int step = 16; step; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+#pragma unroll
+        for (int i = 0; i < EACH; i++) p[i] = expf(p[i] - top), total += p[i];
+        for (int step = 16; step; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int e = lane_id() + 32 * i;
+        p[i] = Model::SIGMOID ? 1.0f / (1.0f + expf(-p[i])) : p[i] / total;
+        value[i] = e < Model::EXPERTS ? p[i] + (bias ? bias[e] : 0) : -INFINITY;
+    }
+    float sum = 0, mine = 0;
+    for (int k = 0; k < Model::TOP_K; k++) {
+        float best = -INFINITY, best_p = 0;
+        int at = Model::EXPERTS;
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (value[i] > best) best = value[i], at = lane_id() + 32 * i, best_p = p[i];
+        for (int step = 16; step; step /= 2) {
+            float other = __shfl_xor_sync(~0u, best, step), other_p = __shfl_xor_sync(~0u, best_p, step);
+            int other_at = __shfl_xor_sync(~0u, at, step);
+            if (other > best || (other == best && other_at < at)) best = other, at = other_at, best_p = other_p;
+        }
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (lane_id() + 32 * i == at) value[i] = -INFINITY;
+        if (lane_id() == k) mine = best_p, chosen[k] = at;
+        sum += best_p;
+    }
+    if (lane_id() < Model::TOP_K) weights[lane_id()] = (Model::RENORMALISE ? mine / (sum + 1e-20f) : mine) * Model::EXPERT_SCALE;
+}
+
+template <class Model> static DEVICE void route_rows(Compute &c) {
+    using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+    c.drain();
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    Routes *routes = pointer<Routes>(c.p->slab + step.out);
+    struct Room {
+        int chosen[ENGINE_ROWS][Model::TOP_K];
+        uint32_t words[(Model::EXPERTS + 31) / 32], before[(Model::EXPERTS + 31) / 32 + 1];
+    };
+    Room &room = *reinterpret_cast<Room *>(c.s->partial);
+    const int rows = slot.at.rows, thread = c.warp * 32 + lane_id();
+    constexpr int WORDS = (Model::EXPERTS + 31) / 32;
+    if (!slot.at.skip) {
+        if (thread < WORDS) room.words[thread] = 0;
+        c.group.sync(c.who, *c.s);
+        if (c.warp < rows) {
+            choose_experts<Model, Routes>(pointer<const float>(c.p->slab + step.in + c.warp * step.in_row), pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]),
+                                          room.chosen[c.warp], routes->weight[c.warp]);
+            __syncwarp();
+            if (lane_id() < Model::TOP_K) {
+                int e = room.chosen[c.warp][lane_id()];
+                atomicOr(&room.words[e / 32], 1u << e % 32);
+            }
+        }
+        c.group.sync(c.who, *c.s);
+        if (thread == 0) {
+            uint32_t count = 0;
+            for (int i = 0; i < WORDS; i++) room.before[i] = count, count += __popc(room.words[i]);
+            room.before[WORDS] = count;
+            routes->active = (int)count, routes->rows = rows;
+        }
+        c.group.sync(c.who, *c.s);
+        for (int e = thread; e < Model::EXPERTS; e += COMPUTE_WARPS * 32) {
+            uint32_t word = room.words[e / 32];
+            if (!(word >> e % 32 & 1)) continue;
+            int key = (int)(room.before[e / 32] + __popc(word & ((1u << e % 32) - 1)));
+            uint32_t by = 0;
+            for (int row = 0; row < rows; row++)
+                for (int k = 0; k < Model::TOP_K; k++)
+                    if (room.chosen[row][k] == e) {
+                        by |= 1u << row;
+                        routes->key[row][k] = key;
+                    }
+            routes->expert[key] = e;
+            routes->chosen_by[key] = by;
+        }
+        c.group.sync(c.who, *c.s);
+    }
+    if (c.warp != 0) return;
+    // The pool may be claimed anew when all have left the last round's; then the publisher signals for who is missing.
+    const EngineTables *t = pointer<EngineTables>(c.p->tables);
+    const EnginePool pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
+    const uint32_t instance = slot.at.instance;
+    const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
+    uint64_t since = 0;
+    for (uint32_t n = 1; load_acquire(exits) != pool.participants * slot.at.round; n++)
+        if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, pool.participants * slot.at.round, load_relaxed(exits));
+    if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;
+    const int active = __ldcg(&routes->active);
+    const EngineSignal *credits = pointer<const EngineSignal>(c.p->tables + t->signal_at) + pool.credit;
+    uint32_t *counters = pointer<uint32_t>(c.p->slab + t->counter_at);
+    __syncwarp();
+    for (uint32_t i = 0; i < pool.credits; i++) {
+        const uint32_t group = credits[i].group & GROUP_MASK, amount = credits[i].amount;
+        if (credits[i].group & GROUP_KEY) {
+            for (uint32_t key = active + lane_id(); key < pool.keys; key += 32) add_release(counters + group + key, amount);
+        } else if (credits[i].group & GROUP_TOKEN) {
+            for (uint32_t row = rows + lane_id(); row < ENGINE_ROWS; row += 32) add_release(counters + group + row, amount * pool.top);
+        } else if (lane_id() == 0 && pool.keys > (uint32_t)active)
+            add_release(counters + group, amount * (pool.keys - active));
+    }
+}
+
+// Weighted sums in the router's order, a row a warp: added to the residual stream, or this rank's partial sums.
+template <class Model> static DEVICE void combine_rows(Compute &c) {
+    using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    if (c.warp >= at.rows) return;
+    const Routes *routes = pointer<const Routes>(c.p->slab + Model::ROUTES);
+    const int row = c.warp;
+    const uint64_t out = c.p->slab + step.out + (uint64_t)row * step.out_row;
+    for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
+        float part[Model::TOP_K], sum = 0;
+        float old = step.finish == FINISH_RESIDUAL ? bf16_value(pointer<const uint16_t>(out)[n]) : 0;
+#pragma unroll
+        for (int k = 0; k < Model::TOP_K; k++)
+            part[k] = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)__ldcg(&routes->key[row][k]) * step.in_item + (uint64_t)row * step.in_row) + n);
+#pragma unroll
+        for (int k = 0; k < Model::TOP_K; k++) sum += __ldcg(&routes->weight[row][k]) * part[k];
+        if (step.finish == FINISH_RESIDUAL) {
+            uint16_t v = bf16_round(old + sum);
+            pointer<uint16_t>(out)[n] = v;
+            if (at.tap) pointer<uint16_t>(c.p->slab + Model::TAPS)[((uint64_t)(at.tap - 1) * ENGINE_ROWS + row) * Model::HIDDEN + n] = v;
+        } else
+            pointer<float>(out)[n] = sum;
+    }
+}
+#endif

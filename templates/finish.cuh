@@ -1,0 +1,175 @@
+// finish: the finishers' part of linear ops: they add the k warps' partial sums of a strip in warp order, apply the
+// row's norm factor, and do what the op does with its outputs. Strip n of a task belongs to finisher n mod 4; the last
+// one of a task to be done signals.
+//
+// A lane holds outputs g and g + 8 of the strip for tokens 2t and 2t + 1.
+#ifndef TILEGEN_FINISH_CUH
+#define TILEGEN_FINISH_CUH
+#include "linear.cuh"
+
+static DEVICE float swiglu(float gate, float up, float alpha, float limit) {
+    if (limit > 0) gate = fminf(gate, limit), up = fmaxf(fminf(up, limit), -limit);
+    return gate / (1.0f + __expf(-alpha * gate)) * up;
+}
+
+struct Finish {
+    const EngineParams *p;
+    Shared *s;
+    uint32_t number, strips;
+    Waiter who;
+    int index; // among the finishers
+};
+
+// Two bf16 outputs of a pair of tokens; `rows` of the round.
+static DEVICE void store_bf16(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
+    char *at = pointer<char>(out) + (uint64_t)token * row_bytes + n * 2;
+    if (token < rows) *reinterpret_cast<uint16_t *>(at) = bf16_round(a);
+    if (token + 1 < rows) *reinterpret_cast<uint16_t *>(at + row_bytes) = bf16_round(b);
+}
+static DEVICE void store_f32(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
+    char *at = pointer<char>(out) + (uint64_t)token * row_bytes + n * 4;
+    if (token < rows) *reinterpret_cast<float *>(at) = a;
+    if (token + 1 < rows) *reinterpret_cast<float *>(at + row_bytes) = b;
+}
+
+struct Best {
+    float value;
+    int id;
+};
+static DEVICE void better(Best &a, const Best &b) { // ties go to the lowest id
+    if (b.value > a.value || (b.value == a.value && b.id < a.id)) a = b;
+}
+
+// The best of a strip's 16 outputs for token 2t + which, into the strip's place: [strip][8 tokens].
+static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int first_id, int n, int outputs, float low, float high) {
+    Best b = {low, first_id + n};
+    if (n + 8 < outputs) better(b, {high, first_id + n + 8});
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+        Best other = {__shfl_xor_sync(~0u, b.value, step), __shfl_xor_sync(~0u, b.id, step)};
+        better(b, other);
+    }
+    if (lane_id() < 4 && token < rows) pointer<Best>(best)[strip * ENGINE_ROWS + token] = b;
+}
+
+template <class Model> static DEVICE void finish_strip(const Finish &f, const Slot &slot, int strip, float (&v)[4], const float (&old)[4]) {
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const int g = lane_id() >> 2, token = (lane_id() & 3) * 2, rows = at.rows;
+    const int n = at.lo + strip * (int)step.strip_outputs + g, outputs = step.outputs;
+    const uint64_t out = f.p->slab + step.out + (at.key > 0 ? (uint64_t)at.key * step.out_item : 0);
+    switch (step.finish) {
+    case FINISH_STORE:
+        store_bf16(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_bf16(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        break;
+    case FINISH_RESIDUAL: {
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] += old[i];
+        store_bf16(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_bf16(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        if (step.taps && at.tap) {
+            uint64_t tap = f.p->slab + Model::TAPS + (uint64_t)(at.tap - 1) * ENGINE_ROWS * Model::HIDDEN * 2;
+            store_bf16(tap, Model::HIDDEN * 2, token, rows, n, v[0], v[1]);
+            store_bf16(tap, Model::HIDDEN * 2, token, rows, n + 8, v[2], v[3]);
+        }
+        break;
+    }
+    case FINISH_F32:
+        if (n < outputs) store_f32(out, step.out_row, token, rows, n, v[0], v[1]);
+        if (n + 8 < outputs) store_f32(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        break;
+    case FINISH_SWIGLU:
+        store_bf16(out, step.out_row, token, rows, n, swiglu(v[0], v[2], step.alpha, step.limit),
+                   swiglu(v[1], v[3], step.alpha, step.limit));
+        break;
+    case FINISH_EXPERT_UP: {
+        float a = swiglu(v[0], v[2], step.alpha, step.limit), b = swiglu(v[1], v[3], step.alpha, step.limit);
+        uint16_t *to = pointer<uint16_t>(out) + (uint64_t)token * (step.out_row / 2) + n;
+        if (at.rows_of_key >> token & 1) to[0] = bf16_round(a);
+        if (at.rows_of_key >> (token + 1) & 1) to[step.out_row / 2] = bf16_round(b);
+        break;
+    }
+    case FINISH_EXPERT_DOWN: {
+        float *to = pointer<float>(out) + (uint64_t)token * (step.out_row / 4) + n;
+        if (at.rows_of_key >> token & 1) to[0] = v[0], to[8] = v[2];
+        if (at.rows_of_key >> (token + 1) & 1) to[step.out_row / 4] = v[1], to[step.out_row / 4 + 8] = v[3];
+        break;
+    }
+    case FINISH_LOGITS:
+        store_f32(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_f32(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        [[fallthrough]];
+    default: { // FINISH_BEST
+        int id = f.p->rank * Model::VOCAB, place = at.lo / STRIP_ROWS + strip;
+        uint64_t best = f.p->slab + step.best;
+        store_best(best, place, token, rows, id, n, outputs, v[0], v[2]);
+        store_best(best, place, token + 1, rows, id, n, outputs, v[1], v[3]);
+        break;
+    }
+    }
+}
+
+// One linear instruction.
+template <class Model> static DEVICE void finish_linear(Finish &f, const Slot &slot) {
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
+    const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs;
+    float factor[2] = {1, 1};
+    bool known = step.norm_slot == SLOT_COUNT;
+    for (uint32_t strip = f.index; strip < strips; strip += FINISHERS) {
+        const uint32_t n = f.strips + strip, place = n % STRIP_SLOTS;
+        float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
+        if (step.finish == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
+            const uint16_t *x = pointer<uint16_t>(f.p->slab + step.out) + (uint64_t)token * (step.out_row / 2) + at.lo + strip * STRIP_ROWS + g;
+            old[0] = bf16_value(x[0]), old[1] = bf16_value(x[step.out_row / 2]);
+            old[2] = bf16_value(x[8]), old[3] = bf16_value(x[step.out_row / 2 + 8]);
+        }
+        barrier_wait(f.who, f.s->strip_full[place], n / STRIP_SLOTS & 1, WAITER_RING);
+        for (uint32_t kw = 0; kw < step.warps_k; kw++) {
+            float4 part = reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()];
+            v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
+        }
+        __syncwarp();
+        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
+        if (!known) {
+            const float(&squares)[COMPUTE_WARPS][ENGINE_ROWS] = f.s->squares[f.number % SLOTS];
+            float a = 0, b = 0;
+            for (uint32_t kw = 0; kw < step.warps_k; kw++) a += squares[kw][token], b += squares[kw][token + 1];
+            factor[0] = 1.0f / sqrtf(a / (float)step.k + step.eps), factor[1] = 1.0f / sqrtf(b / (float)step.k + step.eps);
+            known = true;
+        }
+        v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
+        finish_strip<Model>(f, slot, (int)strip, v, old);
+    }
+    f.strips += strips;
+}
+
+template <class Model> static DEVICE void finish_role(Finish &f) {
+    for (;; f.number++) {
+        const uint32_t place = f.number % SLOTS;
+        barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1, WAITER_RING);
+        const Slot &slot = f.s->slots[place];
+        if (slot.step.op == RUN_LEAVE) return;
+        bool linear = slot.step.op <= RUN_LINEAR_F32;
+        if (linear || slot.at.skip) {
+            f.who.instance = slot.at.instance, f.who.step = slot.at.body_step, f.who.lo = slot.at.lo, f.who.hi = slot.at.hi;
+            barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1, WAITER_RING);
+            if (linear && !slot.at.skip) finish_linear<Model>(f, slot);
+            if (linear || slot.step.op != RUN_ROUTE_ROWS) {
+                __syncwarp();
+                uint32_t before = 0;
+                if (lane_id() == 0) before = shared_add(shared_address(&f.s->finished[place]), 1);
+                before = __shfl_sync(~0u, before, 0);
+                if (before % FINISHERS == FINISHERS - 1) {
+                    trace_end(*f.p, f.number);
+                    signal_all(*f.p, slot.at, slot.at.rows_of_key);
+                }
+            }
+        }
+        __syncwarp();
+        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->freed[place]));
+    }
+}
+#endif

@@ -1,0 +1,186 @@
+// ptx: the instructions that C++ has no name for, one function each. Shared-memory addresses are 32-bit.
+#ifndef TILEGEN_PTX_CUH
+#define TILEGEN_PTX_CUH
+#include "abi.h"
+#define DEVICE __device__ __forceinline__
+
+struct Quad { // 16 bytes
+    uint32_t x, y, z, w;
+};
+struct Float2 {
+    float x, y;
+};
+
+template <class T> DEVICE T *pointer(uint64_t address) { return reinterpret_cast<T *>(address); }
+DEVICE uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+DEVICE int lane_id() { return static_cast<int>(threadIdx.x & 31); }
+DEVICE int warp_id() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x >> 5), 0); }
+
+// ---- mbarriers ----
+
+DEVICE void barrier_init(uint32_t at, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
+}
+DEVICE void barrier_arrive(uint32_t at) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
+DEVICE void barrier_arrive_many(uint32_t at, uint32_t count) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(count) : "memory");
+}
+DEVICE void barrier_expect(uint32_t at, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+// Has the phase of this parity completed? Waits a little in hardware before it says no.
+DEVICE bool barrier_try(uint32_t at, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(at), "r"(parity)
+                 : "memory");
+    return done;
+}
+
+// ---- Copies ----
+
+DEVICE uint64_t policy_stream() { // weights are read once a round: first to leave L2
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+// Both addresses and the size in multiples of 16; completes on the barrier.
+DEVICE void bulk_copy(uint32_t to, uint64_t from, uint32_t bytes, uint32_t barrier, uint64_t policy) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+                 "[%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+DEVICE Quad shared_quad(uint32_t at) {
+    Quad v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+    return v;
+}
+DEVICE uint32_t shared_half(uint32_t at) {
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
+    return v;
+}
+DEVICE Quad global_quad(const void *at) {
+    Quad v;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at)
+                 : "memory");
+    return v;
+}
+DEVICE Quad any_quad(const void *at) { // global or shared
+    Quad v;
+    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at)
+                 : "memory");
+    return v;
+}
+
+// ---- Words that other SMs, GPUs or the host write ----
+
+DEVICE uint32_t load_acquire(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE uint32_t load_relaxed(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE uint32_t load_acquire_system(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE uint64_t load_acquire_wide(const uint64_t *at) {
+    uint64_t v;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE void store_release_wide(uint64_t *at, uint64_t v) {
+    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
+DEVICE void store_release_system(uint32_t *at, uint32_t v) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+DEVICE void add_release(uint32_t *at, uint32_t v) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+DEVICE void add_release_system(uint32_t *at, uint32_t v) {
+    asm volatile("red.release.sys.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+DEVICE uint32_t add_relaxed(uint32_t *at, uint32_t v) {
+    uint32_t old;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(at), "r"(v) : "memory");
+    return old;
+}
+DEVICE uint32_t shared_add(uint32_t at, uint32_t v) { // orders what comes before and after it within the block
+    uint32_t old;
+    asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(at), "r"(v) : "memory");
+    return old;
+}
+DEVICE uint32_t shared_acquire(uint32_t at) {
+    uint32_t v;
+    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+DEVICE void shared_release(uint32_t at, uint32_t v) {
+    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
+}
+DEVICE uint64_t nanoseconds() {
+    uint64_t v;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));
+    return v;
+}
+
+// ---- Numbers ----
+
+DEVICE uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
+    uint32_t v;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
+    return v;
+}
+DEVICE uint32_t bf16_mul2(uint32_t a, uint32_t b) { // two products, each rounded to nearest even; subnormals kept
+    uint32_t v;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+    return v;
+}
+DEVICE float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
+DEVICE float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+DEVICE float bf16_value(uint16_t v) { return __uint_as_float(static_cast<uint32_t>(v) << 16); }
+DEVICE uint32_t bf16_pair(float low, float high) {
+    uint32_t v;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(high), "f"(low));
+    return v;
+}
+DEVICE uint16_t bf16_round(float v) { return static_cast<uint16_t>(bf16_pair(v, 0)); }
+DEVICE float exp2_fast(float v) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// d[16 x 8] += a[16 x 16] b[16 x 8], bf16 in, fp32 sums. Column j of d depends on column j of b alone.
+DEVICE void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+// Sum and maximum over the four lanes of a group 4g .. 4g + 3; every lane gets it.
+DEVICE float quad_sum(float v) {
+    v += __shfl_xor_sync(~0u, v, 1);
+    return v + __shfl_xor_sync(~0u, v, 2);
+}
+DEVICE float quad_max(float v) {
+    v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
+    return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
+}
+#endif

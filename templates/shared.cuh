@@ -1,0 +1,147 @@
+// shared: what the warps of a worker (a block) share: pages with their barriers, the instruction slots, partial sums; and
+// the waits, which end with a report instead of hanging.
+//
+// Warps of a worker. Load group: 0 loader (weights into pages), 1 dispatch (fetches entries, waits for their counters,
+// fills slots), 2 control (its own queue; on worker 0 the request loop), 3 idle. Then eight compute warps, then four
+// finishers, which add up the partial sums of linear ops and write results.
+#ifndef TILEGEN_SHARED_CUH
+#define TILEGEN_SHARED_CUH
+#include "ptx.cuh"
+#include "steps.h"
+
+enum {
+    COMPUTE_WARPS = 8,
+    FINISHERS = 4,
+    SLOTS = 4,
+    STRIP_SLOTS = 8,
+    MAX_PAGES = 32,
+    MAX_BODIES = 16,
+    MAX_INSTANCES = 512,
+    ITEM_ROOM = 16,
+    ROLES = 3,
+    ROLE_LOAD = 0,
+    ROLE_COMPUTE = 1,
+    ROLE_CONTROL = 2,
+};
+
+enum { STEP_WORDS = sizeof(EngineStep) / 4, LAYER_WORDS = sizeof(EngineLayer) / 8 };
+
+struct Instruction {
+    uint32_t instance, step, body_step; // step: of the kernel
+    int lo, hi, part, key;              // key: -1 outside pools
+    uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
+    uint32_t page, page_lo, page_hi, chunks;
+    uint32_t signal, signal_count;
+    int start, rows; // of the round
+    uint32_t skip;   // do nothing but signal
+    uint32_t tap;    // 1 + drafter's tap, or 0
+    uint32_t round;
+    uint32_t input; // equal, in one round, for instructions that read the same inputs
+};
+struct Slot {
+    EngineLayer layer;
+    EngineStep step;
+    Instruction at;
+};
+
+struct Shared {
+    uint64_t full[MAX_PAGES], empty[MAX_PAGES];
+    uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
+    uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
+    uint64_t group;
+    Slot slots[SLOTS];
+    EngineInstance instances[MAX_INSTANCES];
+    EngineQueue queues[MAX_BODIES * ROLES];
+    uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
+    int items[ITEM_ROOM];
+    uint32_t finished[SLOTS];
+    float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
+    uint32_t scratch[64];
+    alignas(16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
+};
+static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
+static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
+enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 }; // of partial, for ops that are not linear
+
+// Who waits, for the report.
+struct Waiter {
+    const EngineParams *p;
+    uint32_t role, instance, step, lo, hi, round;
+};
+
+// Writes a record and ends the thread.
+static DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t want, uint32_t have, bool alarm) {
+    uint32_t *abort = pointer<uint32_t>(w.p->abort);
+    if (lane_id() == __ffs(__activemask()) - 1) {
+        uint32_t n = add_relaxed(abort + 1, 1);
+        if (n < REPORT_RECORDS) {
+            volatile EngineReport *r = pointer<EngineReport>(w.p->report) + n;
+            r->worker = blockIdx.x, r->role = w.role, r->instance = w.instance, r->step = w.step;
+            r->lo = w.lo, r->hi = w.hi, r->group = group, r->want = want, r->have = have;
+            r->round = w.round, r->timed_out = alarm;
+            __threadfence_system();
+            r->kind = kind;
+        }
+    }
+    __threadfence();
+    *(volatile uint32_t *)abort = 1;
+    // Copies on their way into this block's shared memory must not outlive it.
+    for (uint64_t until = nanoseconds() + 20000; nanoseconds() < until;) {}
+    asm volatile("exit;");
+}
+
+// Every so often in a wait: has someone given up, has it lasted too long?
+static DEVICE void watch(const Waiter &w, uint64_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
+    if (load_relaxed(pointer<uint32_t>(w.p->abort))) give_up(w, kind, group, want, have, false);
+    uint64_t now = nanoseconds();
+    if (since == 0)
+        since = now;
+    else if (now - since > w.p->timeout_ms * 1000000ull)
+        give_up(w, kind, group, want, have, true);
+}
+
+DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity, uint32_t kind) {
+    uint32_t at = shared_address(&barrier);
+    if (barrier_try(at, parity)) return;
+    uint64_t since = 0;
+    for (uint32_t n = 1; !barrier_try(at, parity); n++)
+        if ((n & 63) == 0) watch(w, since, kind, 0, parity, 0);
+}
+
+// The eight compute warps meet; everything written before is seen after.
+struct Group {
+    uint32_t parity;
+    DEVICE void sync(const Waiter &w, Shared &s) {
+        __syncwarp();
+        if (lane_id() == 0) barrier_arrive(shared_address(&s.group));
+        barrier_wait(w, s.group, parity, WAITER_GROUP);
+        parity ^= 1;
+    }
+};
+
+// A task's end, for the trace.
+DEVICE void trace_end(const EngineParams &p, uint32_t number) {
+    if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
+}
+
+// The signals of a task, by one warp, after all of the task's writes are ordered before this call.
+DEVICE void signal_all(const EngineParams &p, const Instruction &at, uint32_t extra_rows) {
+    const EngineTables *t = pointer<EngineTables>(p.tables);
+    const EngineSignal *signals = pointer<EngineSignal>(p.tables + t->signal_at) + at.signal;
+    for (uint32_t i = lane_id(); i < at.signal_count; i += 32) {
+        EngineSignal s = signals[i];
+        uint32_t group = s.group & GROUP_MASK, rows = s.group & GROUP_TOKEN ? extra_rows : 1;
+        if (s.group & GROUP_KEY) group += at.key;
+        for (uint32_t row = 0; rows >> row; row++) {
+            if (!(rows >> row & 1)) continue;
+            if (s.group & GROUP_ALL_RANKS)
+                for (int rank = 0; rank < ENGINE_RANKS; rank++) {
+                    if (p.peers[rank])
+                        add_release_system(pointer<uint32_t>(p.peers[rank] + t->counter_at) + group + row, s.amount);
+                }
+            else
+                add_release(pointer<uint32_t>(p.slab + t->counter_at) + group + row, s.amount);
+        }
+    }
+}
+#endif

@@ -1,0 +1,60 @@
+// steps: the table of steps that tilegen emits into a kernel: what the tasks of one step of one body have in common.
+// Plain C11 and CUDA C++.
+#ifndef TILEGEN_STEPS_H
+#define TILEGEN_STEPS_H
+#include "abi.h"
+
+// Op bodies. Linear ops of one dtype share a body; what they do with their sums is the finishers' (Finish).
+enum Op {
+    RUN_LINEAR_BF16,
+    RUN_LINEAR_FP8,
+    RUN_LINEAR_MXFP4,
+    RUN_LINEAR_F32,
+    RUN_EMBED, // and draft_embed
+    RUN_ATTEND,
+    RUN_ATTEND_DRAFT,
+    RUN_KEEP, // append and context_append: keys and values into a cache
+    RUN_JOIN, // merge
+    RUN_ROUTE_ROWS,
+    RUN_COMBINE_ROWS,
+    RUN_SUM_RANKS, // reduce
+    RUN_PUSH_TILE,
+    RUN_CHOOSE, // draft_pick and sample
+    RUN_ACCEPT_ROUND,
+    RUN_LEAVE, // the kernel's end
+};
+enum Finish {
+    FINISH_STORE,       // bf16
+    FINISH_RESIDUAL,    // added to what is there, bf16, and into the drafter's tap
+    FINISH_F32,         // float: partial sums, scores
+    FINISH_SWIGLU,      // gate in rows 0-7, up in rows 8-15
+    FINISH_EXPERT_UP,   // the same for the rows that chose the expert
+    FINISH_EXPERT_DOWN, // float, for the rows that chose the expert
+    FINISH_LOGITS,      // float, and the best token of each strip
+    FINISH_BEST,        // the best token of each strip
+};
+
+// Offsets and sizes in bytes; offsets are those of the slab.
+typedef struct EngineStep {
+    uint32_t op, finish;
+    uint32_t kind; // attention: 0 full, 1 window, 2 drafter. choose: 0 sample, 2 draft. embed: likewise
+    uint32_t k, blocks, warps_k, warp_blocks;
+    uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;
+    uint32_t strip_outputs, first_strip; // first_strip: of the slot's matrix, where output 0 lies
+    uint32_t slot, norm_slot;            // SLOT_COUNT: none
+    uint32_t item_bytes;                 // an expert's share of its slot
+    uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
+    uint32_t in_item;                        // a key's share of the inputs
+    uint32_t out, out_row, out_item;
+    uint32_t outputs; // of the op on this rank
+    uint32_t best;    // where best tokens go, or come from
+    uint32_t chunk_bytes, strip_bytes;
+    uint32_t taps; // a residual that the drafter may listen to
+    uint32_t pool; // 1 + index of the pool that the step publishes, or 0
+    uint32_t site; // push, reduce: Site of prog.h
+    // attention: of this rank; a chunk of the fused rows is [Q | K | V]
+    uint32_t heads, kv_heads, chunk_heads, chunk_kv, chunk_rows, window, causal, split;
+    float value_scale;
+    float eps, alpha, limit;
+} EngineStep;
+#endif

@@ -188,6 +188,7 @@ typedef struct Kernel {
     EngineRound *ring;
     uint32_t number; // rounds told
     int token, position, emitted;
+    uint64_t last; // end of a round
 } Kernel;
 
 static uint64_t clock_ns(void) {
@@ -216,12 +217,15 @@ static void report(const Kernel *k) {
 
 static bool aborted(const Kernel *k) { return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0; }
 
+// The first step of each instance, one after the other since the last round.
 static void trace(const Kernel *k, uint64_t end) {
     const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
     EngineTrace *at = (EngineTrace *)(uintptr_t)k->p.trace;
-    for (uint32_t i = 0; at && i < t->instances; i++) // the first step of each instance, 100 ns each
-        at[k->p.trace_room + i] = (EngineTrace){
-            i, 0, end - 3000, end - 3000 + 100 * i, end - 3000 + 100 * i + 20, end - 3000 + 100 * (i + 1)};
+    uint64_t part = (end - k->last) / (t->instances + 1);
+    for (uint32_t i = 0; at && i < t->instances; i++) {
+        uint64_t begun = k->last + i * part;
+        at[k->p.trace_room + i] = (EngineTrace){i, 0, begun, begun, begun + part / 2, begun + part};
+    }
 }
 
 static void tell(Kernel *k, EngineRound entry) {
@@ -229,6 +233,7 @@ static void tell(Kernel *k, EngineRound entry) {
     entry.nanoseconds = clock_ns();
     entry.number = 0;
     trace(k, entry.nanoseconds);
+    k->last = entry.nanoseconds;
     memcpy((char *)at + 4, (char *)&entry + 4, sizeof entry - 4);
     __atomic_store_n(&at->number, ++k->number, __ATOMIC_RELEASE);
 }

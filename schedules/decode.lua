@@ -85,7 +85,8 @@ if drafter then
     add(op "draft_down"      { tile = hidden })
     add(op "draft_head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) })
     add(op "fc"              { tile = spread(16, t.waves, model.hidden // tp) })
-    add(op "context"         { tile = 1 })
+    add(op "context"         { tile = spread(16, t.waves, drafter.kv_heads * (drafter.qk_dim + drafter.v_dim) // tp), per = "tile" })
+    add(op "context_append"  { tile = 1 })
 end
 
 if host then

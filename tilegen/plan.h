@@ -10,6 +10,7 @@ typedef struct Shape {
     int dense_inner, expert_inner, vocab, hidden_slice; // vocab and hidden rows of this rank (head, fc)
     int keys;                                           // most experts active in a round: min(count, rows * top_k)
     int draft_heads, draft_kv_heads, draft_qkv_rows, draft_inner;
+    int draft_kv_rows; // of the drafter's fused rows, the [K | V] part
 } Shape;
 
 typedef struct OpPlan {

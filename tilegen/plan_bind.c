@@ -38,8 +38,8 @@ static void bind_shape(Ctx *ctx, Plan *plan) {
     shape->draft_heads = share(ctx, plan, drafter->attention.heads, "query heads of the drafter");
     shape->draft_kv_heads = share(ctx, plan, drafter->attention.kv_heads, "kv heads of the drafter");
     shape->draft_inner = share(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
-    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim +
-                            shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
+    shape->draft_kv_rows = shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
+    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim + shape->draft_kv_rows;
 }
 
 static bool op_exists(const Plan *plan, OpId op) {
@@ -54,7 +54,8 @@ static bool op_exists(const Plan *plan, OpId op) {
     case OP_DRAFT_HEAD:
     case OP_DRAFT_PICK:
     case OP_FC:
-    case OP_CONTEXT: return model->has_drafter;
+    case OP_CONTEXT:
+    case OP_CONTEXT_APPEND: return model->has_drafter;
     case OP_ROUTER:
     case OP_ROUTE:
     case OP_EXPERTS_UP:

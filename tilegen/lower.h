@@ -45,7 +45,7 @@
 //   mlp_down         hidden                      act, x                                 x (and taps), or pm
 //   push             its site's extent           px, pm, dpx, dpm, NAME_part            ix, im, dix, dim, NAME of all
 //                                                                                       ranks
-//   reduce           hidden                      its inbox, x or dx                     x (and taps after the MLP) or dx
+//   reduce           hidden                      its inbox, x or dx                     x (taps after the MLP) or dx
 //   head             vocab / R                   x                                      logits, best, or their _part
 //   sample           rows                        logits, best                           choice
 //   fc               hidden / R                  taps                                   c, or c_part

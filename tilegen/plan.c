@@ -29,6 +29,11 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind) {
     }
 }
 
+int plan_group(const Plan *plan, OpId op, LayerAttention kind) {
+    const Shape *s = &plan->shape;
+    return op == OP_DRAFT_ATTENTION ? s->draft_heads / s->draft_kv_heads : s->heads[kind] / s->kv_heads[kind];
+}
+
 // Bytes of `rows` rows of `cols` inputs, with their scales.
 static int64_t weight_bytes(Dtype dtype, int64_t rows, int64_t cols) {
     int64_t bytes = rows * cols * dtype_bits(dtype) / 8;

@@ -41,7 +41,7 @@ typedef struct State {
 typedef struct Rank {
     State state;
     float *x, *dx, *qkv, *dqkv, *attn, *dattn, *px, *pm, *dpx, *dpm, *ix, *im, *dix, *dim;
-    float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part;
+    float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part, *ckv;
     Best *best, *best_part, *dbest, *dbest_part;
     Partial *parts;
     int choice[MAX_ROWS], drafts[MAX_ROWS];
@@ -106,6 +106,7 @@ void op_attention(const OpCall *c);
 void op_merge(const OpCall *c);
 void op_draft_attention(const OpCall *c);
 void op_context(const OpCall *c);
+void op_context_append(const OpCall *c);
 void op_router(const OpCall *c);
 void op_route(const OpCall *c);
 void op_experts_up(const OpCall *c);
@@ -121,6 +122,15 @@ static inline float keep(const Engine *e, float value) {
 }
 // After the last sum of a layer: into the residual stream, and into the taps where the drafter listens.
 void residual_store(const OpCall *c, float *x, int row, int col, float value, bool tap);
-// RMSNorm of the round's rows into the thread's scratch; returns it, [rows][hidden].
-const float *normed_rows(const OpCall *c, const float *x, const float *norm, double eps, int rows);
+
+// RMSNorm before a matrix: the matrix's inputs, in the thread's scratch, and what multiplies each row's sums. With
+// float32 activations the inputs are the norm and the factors 1. With bf16 ones the inputs are bf16(norm * x), without
+// the row's 1 / rms: a GPU can then round before it knows that factor, which comes last, in float32.
+typedef struct Normed {
+    const float *in; // [rows][hidden]
+    float factor[MAX_ROWS];
+} Normed;
+// Of one row, into `out`; returns its factor.
+float normed_row(const Engine *e, const float *x, const float *norm, double eps, float *out);
+Normed normed_rows(const OpCall *c, const float *x, const float *norm, double eps);
 #endif

@@ -22,7 +22,8 @@ enum {
     CUDA_MAJOR = 75,
     CUDA_MINOR = 76,
     CUDA_SHARED_OPTIN = 97,
-    CUDA_FUNCTION_SHARED = 8, // of a function: dynamic shared memory
+    CUDA_FUNCTION_STATIC = 1, // of a function: shared memory that it declares
+    CUDA_FUNCTION_SHARED = 8, // what it may be given beside that
     CUDA_HOST_PORTABLE = 1,
     CUDA_HOST_MAPPED = 2,
     CUDA_STREAM_APART = 1, // does not wait for the legacy stream

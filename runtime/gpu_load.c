@@ -99,7 +99,8 @@ static void memory_layout(Gpu *gpu) {
 
 static const char *size_text(Ctx *ctx, uint64_t bytes) {
     return bytes >= 1000000000 ? arena_printf(ctx->arena, "%.2f GB", (double)bytes / 1e9)
-                               : arena_printf(ctx->arena, "%.1f MB", (double)bytes / 1e6);
+           : bytes >= 1000000  ? arena_printf(ctx->arena, "%.1f MB", (double)bytes / 1e6)
+                               : arena_printf(ctx->arena, "%.1f kB", (double)bytes / 1e3);
 }
 
 static void too_large(Gpu *gpu, uint64_t need, uint64_t unused) {
@@ -270,15 +271,18 @@ static int shared_bytes(const Gpu *gpu) { return gpu->prog->page_count * gpu->pr
 
 static bool kernel_launch(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
-    unsigned shared = (unsigned)shared_bytes(gpu);
+    int declared = 0, shared = shared_bytes(gpu);
     void *parameters[] = {&gpu->params};
     if (!ok(gpu, cuda->module_load(&gpu->module, gpu->cubin->data, 0, NULL, NULL), "loading the kernel") ||
         !ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
-        !ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, (int)shared), "giving the kernel its pages") ||
+        !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
+        return false;
+    shared -= declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED; // part of what lies beside the pages
+    if (!ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, shared), "giving the kernel its pages") ||
         !ok(gpu, cuda->stream_wait(gpu->stream), "preparing the device's memory"))
         return false;
     gpu->launched = ok(gpu,
-                       cuda->launch(gpu->function, gpu->tables->workers, 1, 1, ENGINE_THREADS, 1, 1, shared,
+                       cuda->launch(gpu->function, gpu->tables->workers, 1, 1, ENGINE_THREADS, 1, 1, (unsigned)shared,
                                     gpu->stream, parameters, NULL),
                        "launching the kernel");
     return gpu->launched;

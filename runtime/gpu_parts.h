@@ -27,9 +27,9 @@ enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTRO
 // Host memory that the device sees.
 typedef struct GpuHost {
     EngineMailbox mailbox;
-    EngineReport report[REPORT_RECORDS];
-    EngineRound ring[RING];
-    int32_t prompt[]; // [context]
+    _Alignas(64) EngineRound ring[RING];
+    _Alignas(64) EngineReport report[REPORT_RECORDS];
+    _Alignas(64) int32_t prompt[]; // [context]
 } GpuHost;
 
 typedef struct Gpu {

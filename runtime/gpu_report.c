@@ -23,9 +23,17 @@ static const char *task_text(Ctx *ctx, const Prog *prog, const EngineReport *r) 
     return arena_printf(ctx->arena, "%s [%u, %u) of body %s, layer %d", op, r->lo, r->hi, body->name, layer);
 }
 
-static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r) {
+// Records that say the same of several workers or warps are told once.
+static bool alike(const EngineReport *a, const EngineReport *b) {
+    return a->kind == b->kind && a->role == b->role && a->instance == b->instance && a->step == b->step &&
+           a->group == b->group && a->want == b->want && a->round == b->round;
+}
+
+static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int others) {
     Text text = text_new(ctx->arena);
-    text_printf(&text, "worker %u, %s: ", r->worker, r->role < ROLE_COUNT ? role_name((Role)r->role) : "no role");
+    text_printf(&text, "worker %u", r->worker);
+    if (others) text_printf(&text, " and %d other%s", others, others > 1 ? "s" : "");
+    text_printf(&text, ", %s: ", r->role < ROLE_COUNT ? role_name((Role)r->role) : "no role");
     if (r->kind != WAITER_GATE) text_printf(&text, "%s, ", task_text(ctx, prog, r));
     text_printf(&text, "round %u: ", r->round);
     switch (r->kind) {
@@ -33,7 +41,7 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r) {
         text_printf(&text, "waits for %s to reach %u; it is at %u", group_text(ctx, prog, r->group), r->want, r->have);
         break;
     case WAITER_PAGE: text_printf(&text, "waits for page %u", r->group); break;
-    case WAITER_RING: text_printf(&text, "waits for the host to read rounds"); break;
+    case WAITER_RING: text_printf(&text, "waits for its place between the warps"); break;
     case WAITER_GATE: text_printf(&text, "waits for the round to begin"); break;
     case WAITER_GROUP: text_printf(&text, "waits for the other warps of its group"); break;
     default: text_printf(&text, "waits for something unknown (%u)", r->kind);
@@ -42,19 +50,33 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r) {
     diag_note(ctx, NO_SPAN, "%s", text.at);
 }
 
+// What is told first: who raised the alarm, then waits between workers, whose reason lies elsewhere, then the rest.
+static int order_of(const EngineReport *r) {
+    return r->timed_out ? 0 : r->kind == WAITER_COUNTER ? 1 : r->kind == WAITER_PAGE ? 2 : 3;
+}
+
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what) {
-    int shown = 0, known = 0;
+    bool *told = ARENA_ARRAY(ctx->arena, bool, count);
+    int lines = 0, known = 0, left = 0;
     diag_error(ctx, E0906, NO_SPAN, "%s", what);
-    // First who raised the alarm: the others wait for what it waits for, or for it.
-    for (int alarm = 1; alarm >= 0; alarm--)
+    for (int order = 0; order < 4; order++)
         for (int i = 0; i < count; i++) {
-            if (records[i].kind == 0 || (records[i].timed_out != 0) != (alarm == 1)) continue;
-            known++;
-            if (shown == SHOWN) continue;
-            record_note(ctx, prog, &records[i]);
-            shown++;
+            if (told[i] || records[i].kind == 0 || order_of(&records[i]) != order) continue;
+            int others = 0;
+            for (int k = 0; k < count; k++) {
+                if (told[k] || !alike(&records[i], &records[k])) continue;
+                told[k] = true;
+                others += k != i;
+            }
+            known += others + 1;
+            if (lines == SHOWN) {
+                left += others + 1;
+                continue;
+            }
+            record_note(ctx, prog, &records[i], others);
+            lines++;
         }
-    if (known > shown) diag_note(ctx, NO_SPAN, "and %d more waited", known - shown);
+    if (left) diag_note(ctx, NO_SPAN, "and %d more waited", left);
     if (known == 0) diag_note(ctx, NO_SPAN, "the kernel left no report");
     diag_help(ctx, "--host runs the same Prog on the host executor");
 }

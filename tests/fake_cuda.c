@@ -109,7 +109,7 @@ int cuMemFree_v2(CudaAddress at) {
     return CUDA_OK;
 }
 int cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
-    *at = malloc(bytes);
+    *at = aligned_alloc(64, (bytes + 63) / 64 * 64);
     state.hosts++;
     return *at && flags ? CUDA_OK : CUDA_OUT_OF_MEMORY;
 }
@@ -136,8 +136,12 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = module;
     return strcmp(name, "tilegen_engine") == 0 ? CUDA_OK : 500;
 }
+int cuFuncGetAttribute(int *value, int attribute, void *function) {
+    *value = 30000;
+    return function && attribute == CUDA_FUNCTION_STATIC ? CUDA_OK : 1;
+}
 int cuFuncSetAttribute(void *function, int attribute, int value) {
-    return function && attribute == CUDA_FUNCTION_SHARED && value <= number("shared=", 232448) ? CUDA_OK : 1;
+    return function && attribute == CUDA_FUNCTION_SHARED && value + 30000 <= number("shared=", 232448) ? CUDA_OK : 1;
 }
 int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
     *stream = malloc(1);
@@ -203,10 +207,10 @@ static void report(const Kernel *k) {
         at[i] = (EngineReport){.worker = i,
                                .role = 1,
                                .instance = 4,
-                               .step = 1,
+                               .step = 0,
                                .lo = 16 * i,
                                .hi = 16 * i + 16,
-                               .group = 3,
+                               .group = i < 6 ? 3 : i,
                                .want = 12,
                                .have = 11,
                                .round = 7,

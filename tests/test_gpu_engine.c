@@ -234,7 +234,7 @@ static void what_is_loaded(void) {
     o.context = 1000;
     tr_session *s = opened("", o);
     const FakeCuda *f = fake();
-    CHECK(f->launches >= 1 && f->grid == 132 && f->block == ENGINE_THREADS && f->shared <= 232448);
+    CHECK(f->launches >= 1 && f->grid == 132 && f->block == ENGINE_THREADS && f->shared + 30000 <= 232448);
     CHECK(f->events == 0); // staging is gone
     const EngineParams *p = &f->params;
     const EngineLayer *layers = (const EngineLayer *)(uintptr_t)p->layers;
@@ -344,10 +344,10 @@ static void a_kernel_that_hangs(void) {
     SAID("E0906");
     SAID("no round came");
     SAID("worker 17, compute: ");
+    SAID("worker 0 and 3 others, compute: ");
     SAID("it raised the alarm");
     SAID("to reach 12; it is at 11");
-    SAID("waits for page 3");
-    SAID("and 8 more waited");
+    SAID("and 5 more waited");
     CHECK(strstr(said, "worker 17") < strstr(said, "worker 0"));
     CHECK(fake()->allocations == 0 && fake()->contexts == 0 && fake()->kernels == 0);
     CHECK(tr_generate(s, &r, &result) == 4);

@@ -32,6 +32,7 @@ static void (*const op_table[OP_COUNT])(const OpCall *) = {
     [OP_SAMPLE] = op_sample,
     [OP_FC] = op_fc,
     [OP_CONTEXT] = op_context,
+    [OP_CONTEXT_APPEND] = op_context_append,
     [OP_ACCEPT] = op_accept,
 };
 
@@ -202,6 +203,7 @@ static void rank_buffers(Engine *e, Rank *r) {
     r->dact = floats(e, rows * (size_t)s->draft_inner);
     r->taps = floats(e, (size_t)m->layer_count * rows * hidden);
     r->c = floats(e, ranks * rows * (size_t)s->hidden_slice);
+    r->ckv = floats(e, rows * (size_t)s->draft_kv_rows);
     r->dbest = ARENA_ARRAY(e->ctx->arena, Best, ranks * rows * vocab);
 }
 
@@ -297,6 +299,7 @@ static void shapes(Engine *e) {
     s->draft_inner = m->drafter.inner / e->ranks;
     e->draft_heads = heads_of(1, s->draft_heads, s->draft_kv_heads, a);
     s->draft_qkv_rows = e->draft_heads.rows;
+    s->draft_kv_rows = s->draft_kv_heads * (a->qk_dim + a->v_dim);
     e->inv_freq[2] = frequencies(e, &a->rope);
 }
 

@@ -49,7 +49,7 @@ typedef struct State {
 typedef struct Rank {
     State state;
     float *x, *dx, *qkv, *dqkv, *attn, *dattn, *px, *pm, *dpx, *dpm, *ix, *im, *dix, *dim;
-    float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part;
+    float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part, *ckv;
     Best *best, *best_part, *dbest, *dbest_part;
     Partial *parts;
     int choice[MAX_ROWS], drafts[MAX_ROWS];
@@ -114,6 +114,7 @@ void op_attention(const OpCall *c);
 void op_merge(const OpCall *c);
 void op_draft_attention(const OpCall *c);
 void op_context(const OpCall *c);
+void op_context_append(const OpCall *c);
 void op_router(const OpCall *c);
 void op_route(const OpCall *c);
 void op_experts_up(const OpCall *c);

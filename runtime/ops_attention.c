@@ -240,37 +240,19 @@ void op_draft_attention(const OpCall *c) {
     }
 }
 
-// Keys and values of the context for one drafter layer, of what the taps say: no input norm but hidden_norm.
-void op_context(const OpCall *c) {
+// Keys and values of the context rows for one drafter layer, as `context` made them, into its cache.
+void op_context_append(const OpCall *c) {
     const Engine *e = c->e;
     const Drafter *drafter = &e->model->drafter;
     const Attention *a = &drafter->attention;
-    const RankLayer *layer = &c->r->draft_layers[c->layer];
-    int hidden = e->model->hidden, slice = e->shape.hidden_slice;
-    float *gathered = c->s->second, *k = c->s->head, *v = k + (size_t)MAX_ROWS * (size_t)a->qk_dim;
-    for (int i = 0; i < c->rows; i++) {
-        for (int rank = 0; rank < e->ranks; rank++)
-            memcpy(gathered + (size_t)rank * (size_t)slice,
-                   c->r->c + ((size_t)rank * (size_t)e->rows + (size_t)i) * (size_t)slice,
-                   (size_t)slice * sizeof(float));
-        vector_rms(gathered, e->weights->drafter.hidden_norm, hidden, drafter->eps,
-                   c->s->normed + (size_t)i * (size_t)hidden);
-    }
-    for (int head = c->lo; head < c->hi; head++) {
-        for (int n = 0; n < a->qk_dim; n++) {
-            matrix_decode(&layer->qkv[1], head * a->qk_dim + n, 0, hidden, c->s->row);
-            vector_dots(c->s->row, c->s->normed, (size_t)hidden, c->rows, hidden, k + n, (size_t)a->qk_dim);
-        }
-        for (int n = 0; n < a->v_dim; n++) {
-            matrix_decode(&layer->qkv[2], head * a->v_dim + n, 0, hidden, c->s->row);
-            vector_dots(c->s->row, c->s->normed, (size_t)hidden, c->rows, hidden, v + n, (size_t)a->v_dim);
-        }
+    const Heads h = {1, 0, e->shape.draft_kv_heads, a->qk_dim, a->v_dim, e->shape.draft_kv_rows};
+    const float *norm = c->r->draft_layers[c->layer].whole->k_norm;
+    float *k = c->s->head, *v = k + a->qk_dim;
+    for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
-            float key[1024], value[1024];
-            own_key(c, a, layer->whole->k_norm, drafter->eps, k + i * a->qk_dim, c->r->rope[2] + i * a->rope.rotary,
-                    key);
-            own_value(c, a, v + i * a->v_dim, value);
-            cache_store(e, &c->r->dkv[c->layer], a, head, c->r->state.start + i, key, value);
+            const float *row = c->r->ckv + (size_t)i * (size_t)h.rows;
+            own_key(c, a, norm, drafter->eps, row + k_row(&h, head), c->r->rope[2] + i * a->rope.rotary, k);
+            own_value(c, a, row + v_row(&h, head), v);
+            cache_store(e, &c->r->dkv[c->layer], a, head, c->r->state.start + i, k, v);
         }
-    }
 }

@@ -164,6 +164,21 @@ void op_fc(const OpCall *c) {
     }
 }
 
+// Keys and values of the context for one drafter layer, of what the taps say: no input norm but hidden_norm.
+void op_context(const OpCall *c) {
+    const Engine *e = c->e;
+    const RankLayer *layer = &c->r->draft_layers[c->layer];
+    size_t hidden = (size_t)e->model->hidden, slice = (size_t)e->shape.hidden_slice;
+    for (int i = 0; i < c->rows; i++) {
+        for (int rank = 0; rank < e->ranks; rank++)
+            memcpy(c->s->second + (size_t)rank * slice, c->r->c + ((size_t)rank * (size_t)e->rows + (size_t)i) * slice,
+                   slice * sizeof(float));
+        vector_rms(c->s->second, e->weights->drafter.hidden_norm, e->model->hidden, e->model->drafter.eps,
+                   c->s->normed + (size_t)i * hidden);
+    }
+    project(c, &layer->qkv[1], 2, c->s->normed, c->rows, c->r->ckv, e->shape.draft_kv_rows);
+}
+
 // ---- Between ranks ----
 
 // Columns [lo, hi) of `rows` rows of this rank's slice into slab `rank` of every rank's buffer.

@@ -5,23 +5,29 @@
 local host = sku.arch == "host"
 local rows = 8 -- tokens a round: a block of the drafter
 
+-- A GPU's weights are packed in strips of 16 rows, or of 8 gate and 8 up rows; a tile is whole strips or all outputs.
+local strip, pair = 16, host and 16 or 8
+local function pages_of(bytes) return host and 1 or sku.page_memory // bytes end -- that fit into a block
+
 local t = tune {
     waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
     expert_waves = choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
     page_bytes = choice { 16384, 8192, 32768 },
-    page_count = range(4, 13, 11),
+    page_count = range(1, pages_of(8192), pages_of(16384)),
     split = choice { 1, 2, 4, 8 },        -- parts of an attention over the keys
 }
-on "sm_90a" { split = 4 } -- with a few kv heads a rank, only splitting occupies all SMs
+-- With a few kv heads a rank, only splitting occupies all SMs; a short context is not worth the merge.
+on "sm_90a" { split = model.context <= 4096 and 1 or 4 }
 on "host"   { split = 1 }
 
 local function ceil_div(a, b) return (a + b - 1) // b end
 
 -- Calls `visit` with every tile up to `most` that divides `outputs` (and `other`, those of the other kind of layer),
--- in multiples of `unit` where that is possible.
+-- in multiples of `unit` where that is possible. Where it is not: on the host any, on a GPU whole strips or all outputs.
 local function each_tile(unit, most, outputs, other, visit)
     local function divides(n) return outputs % n == 0 and (other or outputs) % n == 0 end
-    if not divides(unit) then unit = 1 end
+    if not divides(unit) then unit = host and 1 or strip end
+    if not divides(unit) then visit(outputs) return end
     for tile = unit, math.max(unit, ceil_div(most, unit) * unit), unit do
         if divides(tile) then visit(tile) end
     end
@@ -47,15 +53,23 @@ local function cut(unit, tasks, outputs)
     return best
 end
 
+-- Query heads of a task: on a GPU all of a key and value head, up to 16.
+local function group(a, b)
+    if host then return 1 end
+    local one, two, tile = a.heads // a.kv_heads, b.heads // b.kv_heads, 16
+    while one % tile > 0 or two % tile > 0 do tile = tile - 1 end
+    return tile
+end
+
 local full, window, drafter, experts = model.full, model.window, model.drafter, model.experts
 local one, two = full or window, window or full
-local hidden = spread(16, t.waves, model.hidden)
+local hidden = spread(strip, t.waves, model.hidden)
 
 local steps = {
     op "embed"     { tile = hidden },
-    op "qkv"       { tile = spread(16, t.waves, one.qkv_rows // tp, two.qkv_rows // tp), per = "tile" },
+    op "qkv"       { tile = spread(strip, t.waves, one.qkv_rows // tp, two.qkv_rows // tp), per = "tile" },
     op "append"    { tile = 1 }, -- kv heads
-    op "attention" { tile = 1, split = t.split }, -- query heads
+    op "attention" { tile = group(one, two), split = t.split },
     op "merge"     { tile = 1 },
     op "o_proj"    { tile = hidden },
     op "reduce"    { tile = hidden },
@@ -64,28 +78,30 @@ local steps = {
 local function add(step) steps[#steps + 1] = step end
 
 if model.dense_inner > 0 then
-    add(op "mlp_up"   { tile = spread(16, t.waves, model.dense_inner // tp) })
+    add(op "mlp_up"   { tile = spread(pair, t.waves, model.dense_inner // tp) })
     add(op "mlp_down" { tile = hidden })
 end
 if experts then
     -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Its inputs share a scale
     -- in groups of 32, so ups come in multiples of that.
     local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
-    add(op "router"       { tile = spread(8, t.waves, experts.count) })
+    add(op "router"       { tile = spread(host and 8 or strip, t.waves, experts.count) })
     add(op "experts_up"   { tile = cut(32, tasks, experts.inner // tp), claim = "dynamic", per = "expert" })
     add(op "experts_down" { tile = cut(32, tasks, model.hidden), claim = "dynamic" })
     add(op "combine"      { tile = hidden })
 end
 if drafter then
+    local kv_rows = drafter.kv_heads * (drafter.qk_dim + drafter.v_dim) // tp
     add(op "draft_embed"     { tile = hidden })
-    add(op "draft_qkv"       { tile = spread(16, t.waves, drafter.qkv_rows // tp), per = "tile" })
-    add(op "draft_attention" { tile = 1 })
+    add(op "draft_qkv"       { tile = spread(strip, t.waves, drafter.qkv_rows // tp), per = "tile" })
+    add(op "draft_attention" { tile = group(drafter, drafter) })
     add(op "draft_o"         { tile = hidden })
-    add(op "draft_up"        { tile = spread(16, t.waves, drafter.inner // tp) })
+    add(op "draft_up"        { tile = spread(pair, t.waves, drafter.inner // tp) })
     add(op "draft_down"      { tile = hidden })
     add(op "draft_head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) })
-    add(op "fc"              { tile = spread(16, t.waves, model.hidden // tp) })
-    add(op "context"         { tile = 1 })
+    add(op "fc"              { tile = spread(strip, t.waves, model.hidden // tp) })
+    add(op "context"         { tile = spread(strip, t.waves, kv_rows), per = "tile" })
+    add(op "context_append"  { tile = 1 })
 end
 
 if host then
@@ -93,15 +109,15 @@ if host then
     return kernel "decode" { rows = rows, cache = "f32", roles = { compute = { warps = 1 } }, steps = steps }
 end
 
-check(t.page_bytes * t.page_count <= sku.shared_memory, "%d pages of %d bytes are more than the %d of a block",
-    t.page_count, t.page_bytes, sku.shared_memory)
+check(t.page_bytes * t.page_count <= sku.page_memory, "%d pages of %d bytes are more than the %d that a block has for them",
+    t.page_count, t.page_bytes, sku.page_memory)
 return kernel "decode" {
     rows = rows,
     activations = "bf16",
     roles = {
-        load    = { warps = 4, registers = 40 }, -- a warpgroup: registers move between warpgroups
-        compute = { warps = 8, registers = 208 },
-        control = { warps = 4, registers = 40 },
+        load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
+        compute = { warps = 8, registers = 184 },
+        control = { warps = 4, registers = 64 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

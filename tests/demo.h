@@ -13,6 +13,8 @@ static inline const char *demo_tmp(void) { return getenv("TEST_TMP") ? getenv("T
 typedef struct DemoBuild {
     const char *model, *sku, *path;
     int tp;
+    const Setting *settings;
+    size_t setting_count;
     bool done;
 } DemoBuild;
 
@@ -27,21 +29,28 @@ static inline void demo_build_body(Ctx *ctx, void *user) {
                .schedule = file_join(ctx, demo_root(), "schedules/decode.lua"),
                .sku = sku,
                .tp = b->tp,
+               .settings = b->settings,
+               .setting_count = b->setting_count,
                .prove = true};
     Compiled *compiled = compile(ctx, &job, PASS_PROG);
     b->done = compiled && bundle_write(ctx, compiled, b->path);
 }
 
-// Builds models/demo.yaml, or another description, into `path`.
-static inline bool demo_build(const char *model, const char *sku, int tp, const char *path) {
+// Builds models/demo.yaml, or another description, into `path`; `setting` as -D has it, or NULL.
+static inline bool demo_build_with(const char *model, const char *sku, int tp, const char *path,
+                                   const Setting *setting) {
     char yaml[1000];
     snprintf(yaml, sizeof yaml, "%s/models/demo.yaml", demo_root());
-    DemoBuild b = {model ? model : yaml, sku, path, tp, false};
+    DemoBuild b = {model ? model : yaml, sku, path, tp, setting, setting != NULL, false};
     Ctx *ctx = ctx_new((Env){0});
     ctx_protect(ctx, demo_build_body, &b);
     diag_print(ctx, stderr, DIAG_TEXT);
     ctx_free(ctx);
     return b.done;
+}
+
+static inline bool demo_build(const char *model, const char *sku, int tp, const char *path) {
+    return demo_build_with(model, sku, tp, path, NULL);
 }
 
 // A session of the demo checkpoint, or of `weights`. NULL after printing what is wrong.

@@ -289,7 +289,8 @@ static void look_tiles(Ctx *ctx, const Build *build) {
             }
             bool host = strcmp(sku->arch, "host") == 0;
             CHECK(sched->roles[ROLE_LOAD].used == !host && (sched->page_count == 0) == host);
-            CHECK((int64_t)sched->page_bytes * sched->page_count <= sku->shared_memory);
+            CHECK((int64_t)sched->page_bytes * sched->page_count <= sku_page_memory(sku));
+            CHECK(host || (int64_t)sched->page_bytes * (sched->page_count + 1) > sku_page_memory(sku)); // all that fit
             if (host) continue;
             int threads = 0, registers = 0; // registers are handed out a warpgroup of 128 threads at a time
             for (int r = 0; r < ROLE_COUNT; r++) {

@@ -85,7 +85,8 @@ static void threads_change_nothing(void) {
 }
 static void drafting_changes_nothing_in_a_gpu_shaped_prog(void) {
     int bad, checked = 0;
-    compare(gpu, 2, gpu, 1, false, 5, "h200's Prog, 132 workers with loads, drafting against none", &bad, &checked);
+    compare(gpu, 2, gpu, 1, false, 5,
+            "h200's Prog, 132 workers with loads, attention in 4 parts, drafting against none", &bad, &checked);
     CHECK(bad == 0 && checked >= 15, "%d of %d", bad, checked);
 }
 
@@ -102,7 +103,8 @@ int main(void) {
     snprintf(one, sizeof one, "%s/one.bundle", demo_tmp());
     snprintf(two, sizeof two, "%s/two.bundle", demo_tmp());
     snprintf(gpu, sizeof gpu, "%s/gpu.bundle", demo_tmp());
-    if (!demo_build(NULL, "host", 1, one) || !demo_build(NULL, "host", 2, two) || !demo_build(NULL, "h200", 1, gpu))
+    if (!demo_build(NULL, "host", 1, one) || !demo_build(NULL, "host", 2, two) ||
+        !demo_build_with(NULL, "h200", 1, gpu, &(Setting){"split", "4", ORIGIN_OPTION}))
         return printf("not ok build\n"), 1;
     RUN(drafting_changes_nothing_at_degree_1);
     RUN(drafting_changes_nothing_at_degree_2);

@@ -1,8 +1,15 @@
 #include "lua_box.h"
 #include "schedule.h"
 #include "text.h"
+#include "../templates/abi.h"
 #include <lauxlib.h>
 #include <string.h>
+
+bool sku_is_host(const Sku *sku) { return strcmp(sku->arch, "host") == 0; }
+
+int sku_page_memory(const Sku *sku) {
+    return sku->shared_memory > ENGINE_SHARED_FIXED ? sku->shared_memory - ENGINE_SHARED_FIXED : 0;
+}
 
 enum { MAX_ENTRIES = 4096 };
 

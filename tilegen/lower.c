@@ -99,6 +99,7 @@ static void declare_all(Lower *l) {
     declare(l, BUF_DBEST, DTYPE_I32, 2, ranks, shape->vocab, 0, 0, false);
     declare(l, BUF_TAPS, act, 2, rows, hidden, 0, model->layer_count, true);
     declare(l, BUF_C, act, 3, ranks, rows, shape->hidden_slice, 0, false);
+    declare(l, BUF_CKV, act, 2, rows, shape->draft_kv_rows, 0, 0, false);
     if (!several) return;
     declare(l, BUF_DPX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
     declare(l, BUF_DPM, DTYPE_F32, 2, rows, hidden, 0, 0, false);
@@ -254,6 +255,14 @@ static Fused fused_of(const Lower *l, LayerAttention kind) {
                    attention->qk_dim, attention->v_dim};
 }
 
+// The keys and values of kv heads [lo, hi) among the rows' own.
+static void read_key_values(Lower *l, Draft *d, const Fused *f, BufferId qkv, int lo, int hi) {
+    for (int g = lo; g < hi; g++) {
+        reads(l, d, cols(l, qkv, fused_k(f, g), fused_k(f, g) + f->qk));
+        reads(l, d, cols(l, qkv, fused_v(f, g), fused_v(f, g) + f->v));
+    }
+}
+
 // Query heads [lo, hi) of `heads` over `kv_heads`: their q, k and v among the rows' own, and the old cache rows.
 static void read_heads(Lower *l, Draft *d, const Fused *f, BufferId qkv, BufferId kv, int lo, int hi) {
     int heads = f->chunks * f->heads, kv_heads = f->chunks * f->kv_heads;
@@ -263,10 +272,7 @@ static void read_heads(Lower *l, Draft *d, const Fused *f, BufferId qkv, BufferI
         while (h + 1 < hi && fused_q(f, h + 1) == to) to += f->qk, h++;
         reads(l, d, cols(l, qkv, from, to));
     }
-    for (int g = kv_lo; g < kv_hi; g++) {
-        reads(l, d, cols(l, qkv, fused_k(f, g), fused_k(f, g) + f->qk));
-        reads(l, d, cols(l, qkv, fused_v(f, g), fused_v(f, g) + f->v));
-    }
+    read_key_values(l, d, f, qkv, kv_lo, kv_hi);
     reads(l, d, region(l, kv, range(0, 1), range(kv_lo, kv_hi), NONE));
     reads(l, d, all_of(l, BUF_STATE));
 }
@@ -281,10 +287,7 @@ static void attention_steps(Lower *l, LayerAttention kind) {
     for (int lo = 0; lo < shape->kv_heads[kind]; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
-        for (int g = lo; g < lo + tile; g++) {
-            reads(l, &d, cols(l, BUF_QKV, fused_k(&f, g), fused_k(&f, g) + f.qk));
-            reads(l, &d, cols(l, BUF_QKV, fused_v(&f, g), fused_v(&f, g) + f.v));
-        }
+        read_key_values(l, &d, &f, BUF_QKV, lo, lo + tile);
         writes(l, &d, region(l, BUF_KV, range(1, 2), range(lo, lo + tile), NONE));
         task_add(l, lo, lo + tile, 0, &d);
     }
@@ -452,14 +455,17 @@ static void fc_steps(Lower *l) {
     }
 }
 
-static void context_step(Lower *l) {
-    int kv_heads = l->plan->shape.draft_kv_heads, tile = l->plan->ops[OP_CONTEXT].tile;
-    step_new(l, OP_CONTEXT);
+static void context_steps(Lower *l) {
+    const Attention *attention = &l->model->drafter.attention;
+    int kv_heads = l->plan->shape.draft_kv_heads, tile = l->plan->ops[OP_CONTEXT_APPEND].tile;
+    const Fused f = {1, 0, kv_heads, attention->qk_dim, attention->v_dim};
+    COLUMN_STEP(l, OP_CONTEXT, l->plan->shape.draft_kv_rows, false, BUF_CKV, BUF_C);
+    step_new(l, OP_CONTEXT_APPEND);
     covers(l, region(l, BUF_DKV, range(1, 2), range(0, kv_heads), NONE));
     for (int lo = 0; lo < kv_heads; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, all_of(l, BUF_C));
+        read_key_values(l, &d, &f, BUF_CKV, lo, lo + tile);
         writes(l, &d, region(l, BUF_DKV, range(1, 2), range(lo, lo + tile), NONE));
         task_add(l, lo, lo + tile, 0, &d);
     }
@@ -600,7 +606,7 @@ Prog *plan_lower(Ctx *ctx, const Plan *plan) {
     if (model->has_drafter) {
         fc_steps(l);
         round_add(l, SEGMENT_CONTEXT, body_add(l, "context_in"), 0);
-        context_step(l);
+        context_steps(l);
         int body = body_add(l, "context_layer");
         for (int i = 0; i < drafter->layers; i++) round_add(l, SEGMENT_CONTEXT, body, i);
     }

@@ -19,6 +19,7 @@
 //   act, dact [rows, inner]   taps [rows, hidden] layered, state: the residual stream after a tapped layer
 //   logits [R, rows, vocab / R]  best, dbest [R, vocab / R]: best token a row of each tile, kept at the tile's lo
 //   c [R, rows, hidden / R]   fc's output;  choice [rows];  NAME_part: a rank's slice before its push, R > 1 only
+//   ckv [rows, kv_heads * (qk_dim + v_dim)]  [K | V] of the context rows for the drafter layer at hand
 //
 //   op               tile [lo, hi) of            r                                      w
 //   draft_embed      hidden                      -                                      dx
@@ -43,12 +44,14 @@
 //   mlp_up           dense_inner                 x                                      act
 //   mlp_down         hidden                      act, x                                 x (and taps), or pm
 //   push             its site's extent           px, pm, dpx, dpm, NAME_part            ix, im, dix, dim, NAME of all
-//   ranks reduce           hidden                      its inbox, x or dx                     x (and taps after the
-//   MLP) or dx head             vocab / R                   x                                      logits, best, or
-//   their _part sample           rows                        logits, best                           choice fc hidden /
-//   R                  taps                                   c, or c_part context          kv heads, a drafter layer
-//   c                                      dkv new accept           one task                    choice, drafts, kv new,
-//   dkv new        state, kv old, dkv old
+//                                                                                       ranks
+//   reduce           hidden                      its inbox, x or dx                     x (taps after the MLP) or dx
+//   head             vocab / R                   x                                      logits, best, or their _part
+//   sample           rows                        logits, best                           choice
+//   fc               hidden / R                  taps                                   c, or c_part
+//   context          [K | V] rows, drafter layer c                                      ckv
+//   context_append   kv heads, drafter layer     ckv (its k, v)                         dkv new
+//   accept           one task                    choice, drafts, kv new, dkv new        state, kv old, dkv old
 //
 // The round: draft_in (draft_embed), draft_layer a drafter layer, draft_out (draft_head, draft_pick), target_in
 // (embed), the layers, context_in (fc), context_layer a drafter layer, target_out (head, sample, accept).

@@ -1,3 +1,4 @@
+#include "geometry.h"
 #include "lower.h"
 #include "prove.h"
 #include <string.h>
@@ -49,8 +50,9 @@ static void queue_add(const Place *p, Body *body, int worker, Role role, Entry e
 }
 
 static int chunks_of(const Place *p, OpId op, LayerAttention kind) {
-    int64_t page = p->prog->page_bytes, bytes = plan_tile_bytes(p->plan, op, kind);
-    return page ? (int)((bytes + page - 1) / page) : 0;
+    Geometry g;
+    if (!p->prog->page_bytes || !plan_geometry(p->plan, op, kind, &g)) return 0;
+    return geometry_chunks(&g, p->plan->ops[op].tile);
 }
 
 // The kind of attention of the layers that run a body; full for the bodies at the ends.

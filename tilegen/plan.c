@@ -19,13 +19,19 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind) {
     case OP_EXPERTS_UP: return shape->expert_inner;
     case OP_MLP_UP: return shape->dense_inner;
     case OP_FC: return shape->hidden_slice;
-    case OP_CONTEXT: return shape->draft_kv_heads;
+    case OP_CONTEXT: return shape->draft_kv_rows;
+    case OP_CONTEXT_APPEND: return shape->draft_kv_heads;
     case OP_SAMPLE: return plan->rows;
     case OP_DRAFT_PICK:
     case OP_ROUTE:
     case OP_ACCEPT: return 1;
     default: return model->hidden; // embeddings, output and down projections, combine, push, reduce
     }
+}
+
+int plan_group(const Plan *plan, OpId op, LayerAttention kind) {
+    const Shape *s = &plan->shape;
+    return op == OP_DRAFT_ATTENTION ? s->draft_heads / s->draft_kv_heads : s->heads[kind] / s->kv_heads[kind];
 }
 
 // Bytes of `rows` rows of `cols` inputs, with their scales.
@@ -42,12 +48,11 @@ int64_t plan_tile_bytes(const Plan *plan, OpId op, LayerAttention kind) {
     const Shape *shape = &plan->shape;
     int64_t tile = plan->ops[op].tile, hidden = model->hidden;
     switch (op) {
-    case OP_DRAFT_QKV: return weight_bytes(drafter->dtype, tile, hidden);
+    case OP_DRAFT_QKV:
+    case OP_CONTEXT: return weight_bytes(drafter->dtype, tile, hidden);
     case OP_DRAFT_O: return weight_bytes(drafter->dtype, tile, (int64_t)shape->draft_heads * drafter->attention.v_dim);
     case OP_DRAFT_UP: return 2 * weight_bytes(drafter->dtype, tile, hidden);
     case OP_DRAFT_DOWN: return weight_bytes(drafter->dtype, tile, shape->draft_inner);
-    case OP_CONTEXT:
-        return weight_bytes(drafter->dtype, tile * (drafter->attention.qk_dim + drafter->attention.v_dim), hidden);
     case OP_FC: return weight_bytes(drafter->dtype, tile, hidden * drafter->tap_count);
     case OP_DRAFT_HEAD:
     case OP_HEAD: return weight_bytes(model->head_dtype, tile, hidden);

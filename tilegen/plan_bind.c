@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "geometry.h"
 #include <string.h>
 
 // Divides a count over the ranks; 0 after reporting that the degree does not divide it.
@@ -38,8 +38,8 @@ static void bind_shape(Ctx *ctx, Plan *plan) {
     shape->draft_heads = share(ctx, plan, drafter->attention.heads, "query heads of the drafter");
     shape->draft_kv_heads = share(ctx, plan, drafter->attention.kv_heads, "kv heads of the drafter");
     shape->draft_inner = share(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
-    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim +
-                            shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
+    shape->draft_kv_rows = shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
+    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim + shape->draft_kv_rows;
 }
 
 static bool op_exists(const Plan *plan, OpId op) {
@@ -54,7 +54,8 @@ static bool op_exists(const Plan *plan, OpId op) {
     case OP_DRAFT_HEAD:
     case OP_DRAFT_PICK:
     case OP_FC:
-    case OP_CONTEXT: return model->has_drafter;
+    case OP_CONTEXT:
+    case OP_CONTEXT_APPEND: return model->has_drafter;
     case OP_ROUTER:
     case OP_ROUTE:
     case OP_EXPERTS_UP:
@@ -86,10 +87,18 @@ static int common_outputs(const Plan *plan, OpId op) {
 }
 
 // A tile that divides the outputs and gives each worker at most one task where that is possible; multiples of 16 first.
+// On a GPU whole strips of packed weights, or all outputs.
 static int default_tile(const Plan *plan, OpId op) {
-    int outputs = common_outputs(plan, op), least = (outputs + plan->workers - 1) / plan->workers;
+    int outputs = common_outputs(plan, op), least = (outputs + plan->workers - 1) / plan->workers, strip = 16;
     if (op == OP_SAMPLE) return 1;
-    for (int step = outputs % 16 == 0 ? 16 : 1;; step = 1)
+    if (!sku_is_host(plan->sku)) {
+        Geometry g;
+        LayerAttention kind = plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
+        if (op == OP_ATTENTION || op == OP_DRAFT_ATTENTION) return 1;
+        if (plan_geometry(plan, op, kind, &g)) strip = g.strip_outputs;
+        if (plan_geometry(plan, op, kind, &g) && outputs % strip) return outputs;
+    }
+    for (int step = outputs % strip == 0 ? strip : 1;; step = 1)
         for (int tile = (least + step - 1) / step * step; tile <= outputs; tile += step)
             if (outputs % tile == 0) return tile;
 }

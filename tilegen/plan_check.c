@@ -1,4 +1,5 @@
-#include "plan.h"
+#include "geometry.h"
+#include "../templates/abi.h"
 #include <string.h>
 
 static void check_tile(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
@@ -14,6 +15,45 @@ static void check_tile(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind)
         diag_help(ctx, "%d divides them", below);
     else
         diag_help(ctx, "%d and %d divide them", below, above);
+}
+
+// A GPU's tiles are whole strips of the packed weights, or all outputs: a warp's product makes a strip at a time.
+static void check_strips(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
+    const OpPlan *o = &plan->ops[op];
+    Geometry g;
+    int outputs = plan_outputs(plan, op, kind);
+    if (!plan_geometry(plan, op, kind, &g) || o->tile == outputs || o->tile % g.strip_outputs == 0) return;
+    diag_error(ctx, E0411, o->span, "%s: a tile of %d cuts through a strip of %d outputs of the packed weights",
+               op_name(op), o->tile, g.strip_outputs);
+    int below = o->tile / g.strip_outputs * g.strip_outputs, above = below + g.strip_outputs;
+    while (below > 0 && outputs % below) below -= g.strip_outputs;
+    while (above < outputs && outputs % above) above += g.strip_outputs;
+    if (above > outputs) above = outputs;
+    if (below > 0)
+        diag_help(ctx, "%d and %d are whole strips, or all, and divide the %d outputs", below, above, outputs);
+    else
+        diag_help(ctx, "%d is whole strips, or all, and divides the %d outputs", above, outputs);
+}
+
+// The query heads of a GPU's task share its key and value head.
+static void check_group(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
+    const OpPlan *o = &plan->ops[op];
+    int group = plan_group(plan, op, kind), below = o->tile < group ? o->tile : group;
+    if (group % o->tile == 0) return;
+    diag_error(ctx, E0412, o->span, "%s: a tile of %d query heads, but %d share a key and value head", op_name(op),
+               o->tile, group);
+    while (group % below) below--;
+    diag_help(ctx, "%d divides them", below);
+}
+
+// The drafter's context op multiplies by the K and V rows of its fused weights as they are packed.
+static void check_context(Ctx *ctx, const Plan *plan) {
+    int q_rows = plan->shape.draft_qkv_rows - plan->shape.draft_kv_rows;
+    if (q_rows % STRIP_ROWS == 0) return;
+    diag_error(ctx, E0411, plan->ops[OP_CONTEXT].span,
+               "context: the drafter's keys begin at row %d of a rank, inside a strip of %d of the packed weights",
+               q_rows, STRIP_ROWS);
+    diag_help(ctx, "use fewer ranks: the query rows of a rank are a multiple of %d then", STRIP_ROWS);
 }
 
 // Pages take whole 16-byte copies, and a tile must not need more chunks than the parser and the counters allow.
@@ -36,16 +76,19 @@ static void check_pages(Ctx *ctx, const Plan *plan) {
                    sched->page_bytes);
         diag_help(ctx, "use %d", (sched->page_bytes + 15) / 16 * 16);
     }
-    if ((int64_t)sched->page_bytes * sched->page_count > plan->sku->shared_memory) {
-        diag_error(ctx, E0408, NO_SPAN, "%d pages of %d bytes are %lld bytes, but %s has %d bytes of shared memory",
+    int room = sku_page_memory(plan->sku);
+    if ((int64_t)sched->page_bytes * sched->page_count > room) {
+        diag_error(ctx, E0408, NO_SPAN,
+                   "%d pages of %d bytes are %lld bytes, but of the %d bytes of shared memory of %s %d are for pages",
                    sched->page_count, sched->page_bytes, (long long)sched->page_bytes * sched->page_count,
-                   plan->sku->name, plan->sku->shared_memory);
-        diag_help(ctx, "at most %d pages of this size fit", plan->sku->shared_memory / sched->page_bytes);
+                   plan->sku->shared_memory, plan->sku->name, room);
+        diag_help(ctx, "at most %d pages of this size fit", room / sched->page_bytes);
     }
 }
 
 bool plan_check(Ctx *ctx, const Plan *plan) {
     size_t errors = diag_errors(ctx);
+    bool gpu = !sku_is_host(plan->sku);
     for (int op = 0; op < OP_COUNT; op++) {
         if (!plan->ops[op].used || op == OP_PUSH) continue;
         bool attention = op == OP_QKV || op == OP_APPEND || op == OP_ATTENTION || op == OP_MERGE;
@@ -53,6 +96,9 @@ bool plan_check(Ctx *ctx, const Plan *plan) {
             if (!plan->shape.heads[kind]) continue;
             size_t before = diag_errors(ctx);
             check_tile(ctx, plan, (OpId)op, (LayerAttention)kind);
+            if (gpu && diag_errors(ctx) == before) check_strips(ctx, plan, (OpId)op, (LayerAttention)kind);
+            if (gpu && (op == OP_ATTENTION || op == OP_DRAFT_ATTENTION) && diag_errors(ctx) == before)
+                check_group(ctx, plan, (OpId)op, (LayerAttention)kind);
             if (!attention || diag_errors(ctx) > before) break;
         }
     }
@@ -65,6 +111,7 @@ bool plan_check(Ctx *ctx, const Plan *plan) {
     if (plan->ops[OP_ATTENTION].split > 64)
         diag_error(ctx, E0410, plan->ops[OP_ATTENTION].span, "attention split in %d parts; at most 64",
                    plan->ops[OP_ATTENTION].split);
+    if (gpu && plan->model->has_drafter) check_context(ctx, plan);
     check_pages(ctx, plan);
     return diag_errors(ctx) == errors;
 }

@@ -61,7 +61,7 @@ static bool data_counters(Ctx *ctx, const Prog *prog) {
 }
 
 // Shared memory beside the pages: barriers, staging of activations, the round's state.
-enum { RESERVED_SHARED = ENGINE_SHARED_FIXED, MAX_TX = (1 << 20) - 1, NAMED_BARRIERS = 16 };
+enum { MAX_TX = (1 << 20) - 1, NAMED_BARRIERS = 16 };
 
 static bool budgets(Ctx *ctx, const Prog *prog, const Sku *sku) {
     size_t errors = diag_errors(ctx);
@@ -77,21 +77,21 @@ static bool budgets(Ctx *ctx, const Prog *prog, const Sku *sku) {
             diag_help(ctx, "a multiple of 8 from 24 to 256, as setmaxnreg takes");
         }
     }
-    if (strcmp(sku->arch, "host") == 0) return diag_errors(ctx) == errors;
+    if (sku_is_host(sku)) return diag_errors(ctx) == errors;
     if (warps > 32) diag_error(ctx, E0613, NO_SPAN, "%d warps; a block has at most 32", warps);
     if (registers > sku->registers)
         diag_error(ctx, E0613, NO_SPAN, "the roles take %d registers; %s has %d an SM", registers, sku->name,
                    sku->registers);
-    // A barrier filled and one emptied a page, and two of each role pair; named barriers: one a role and one for all.
-    int64_t shared = (int64_t)prog->page_count * prog->page_bytes + RESERVED_SHARED;
-    if (shared > sku->shared_memory) {
+    // What is not pages holds the barriers: one filled and one emptied a page, and two of each role pair. Named
+    // barriers: one a role and one for all.
+    int64_t pages = (int64_t)prog->page_count * prog->page_bytes;
+    int reserved = sku->shared_memory - sku_page_memory(sku);
+    if (pages > sku_page_memory(sku)) {
         diag_error(ctx, E0613, NO_SPAN,
                    "%d pages of %d bytes and %d reserved are %lld bytes; %s has %d bytes of shared memory a block",
-                   prog->page_count, prog->page_bytes, RESERVED_SHARED, (long long)shared, sku->name,
+                   prog->page_count, prog->page_bytes, reserved, (long long)pages + reserved, sku->name,
                    sku->shared_memory);
-        if (prog->page_bytes)
-            diag_help(ctx, "at most %d pages of this size fit",
-                      (sku->shared_memory - RESERVED_SHARED) / prog->page_bytes);
+        diag_help(ctx, "at most %d pages of this size fit", sku_page_memory(sku) / prog->page_bytes);
     }
     if (prog->page_bytes > MAX_TX)
         diag_error(ctx, E0613, NO_SPAN, "a page of %d bytes; an mbarrier counts at most %d bytes a phase",

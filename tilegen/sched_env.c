@@ -88,6 +88,7 @@ void sched_env(lua_State *lua, const SchedRun *run) {
     set_text(lua, "arch", sku->arch);
     set_integer(lua, "workers", sku->workers);
     set_integer(lua, "shared_memory", sku->shared_memory);
+    set_integer(lua, "page_memory", sku_page_memory(sku));
     set_integer(lua, "registers", sku->registers);
     set_integer(lua, "memory", sku->memory);
     set_integer(lua, "l2", sku->l2);

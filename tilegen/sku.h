@@ -19,6 +19,10 @@ typedef struct Sku {
     Span span;
 } Sku;
 
+bool sku_is_host(const Sku *sku);
+// Shared memory of a block that pages may take: what the kernel needs beside them is taken off. 0 on the host.
+int sku_page_memory(const Sku *sku);
+
 typedef struct Target {
     const char *name, *model, *schedule, *sku; // files relative to build.lua's folder
     int tp;

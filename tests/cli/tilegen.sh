@@ -55,6 +55,21 @@ check degree_that_does_not_divide degree
 
 printf 'return kernel "x" { steps = { op "qkv" { tile = 7 } } }\n' >"$T/tile.lua"
 check tile_that_does_not_divide complains 1 "E0405" "tile.lua:1" "divide" -- "$TILEGEN" check "$T/tile.lua"
+gpu_kernel() { # file step: a schedule of one step for a GPU with ${pages:-11} pages
+    printf 'return kernel "x" {\n  roles = { load = { warps = 4 }, compute = { warps = 8 } },\n  pages = { bytes = 16384, count = %d },\n  steps = { op %s } }\n' \
+        "${pages:-11}" "$2" >"$1"
+}
+gpu_kernel "$T/strip.lua" '"o_proj" { tile = 24 }'
+check tile_that_cuts_a_strip complains 1 "E0411" "strip.lua:4" "16 and 32 are whole strips" -- "$TILEGEN" check "$T/strip.lua" --sku h200
+gpu_kernel "$T/pair.lua" '"mlp_up" { tile = 4 }'
+check tile_that_cuts_a_pair complains 1 "E0411" "8 is whole strips" -- "$TILEGEN" check "$T/pair.lua" --sku h200
+gpu_kernel "$T/whole.lua" '"router" { tile = 24 }'
+check a_tile_of_everything exits 0 "$TILEGEN" check "$T/whole.lua" --sku h200
+gpu_kernel "$T/group.lua" '"attention" { tile = 8 }'
+check tile_across_kv_heads complains 1 "E0412" "4 share" "4 divides them" -- "$TILEGEN" check "$T/group.lua" --sku h200
+pages=12 gpu_kernel "$T/pages.lua" '"o_proj" { tile = 16 }'
+check pages_that_leave_no_room complains 1 "E0408" "at most 11 pages" -- "$TILEGEN" check "$T/pages.lua" --sku h200
+check pages_of_the_shipped_schedule complains 1 "the 191488 that a block has" -- "$TILEGEN" check demo/h200 -D page_count=12
 printf 'while true do end\n' >"$T/loop.lua"
 check endless_loop complains 1 "loop.lua:1" -- "$TILEGEN" check "$T/loop.lua"
 printf 'local s = "x" while true do s = s .. s end\n' >"$T/bomb.lua"

@@ -1,5 +1,6 @@
 #include "engine.h"
 #include "ops.h"
+#include "rope.h"
 #include "text.h"
 #include <math.h>
 #include <string.h>
@@ -102,47 +103,6 @@ static const Routing *routing_of(void *user, int rank) { return &((Engine *)user
 
 static float *floats(Engine *e, size_t count) { return ARENA_ARRAY(e->ctx->arena, float, count ? count : 1); }
 
-static Matrix slice_rows(Matrix whole, int rank, int ranks) {
-    return matrix_rows(whole, rank * (whole.rows / ranks), whole.rows / ranks);
-}
-static Matrix slice_cols(Matrix whole, int rank, int ranks) {
-    return matrix_cols(whole, rank * (whole.cols / ranks), whole.cols / ranks);
-}
-
-static void qkv_views(RankLayer *layer, const LayerWeights *w, int rank, int ranks) {
-    layer->qkv_parts = w->qkv.data ? 1 : 3;
-    if (w->qkv.data) {
-        layer->qkv[0] = slice_rows(w->qkv, rank, ranks);
-        return;
-    }
-    layer->qkv[0] = slice_rows(w->q, rank, ranks);
-    layer->qkv[1] = slice_rows(w->k, rank, ranks);
-    layer->qkv[2] = slice_rows(w->v, rank, ranks);
-}
-
-static void layer_views(Engine *e, RankLayer *layer, const LayerWeights *w, int rank, bool experts) {
-    int ranks = e->ranks;
-    layer->whole = w;
-    qkv_views(layer, w, rank, ranks);
-    layer->o = slice_cols(w->o, rank, ranks);
-    if (!experts) {
-        layer->gate = slice_rows(w->gate, rank, ranks);
-        layer->up = slice_rows(w->up, rank, ranks);
-        layer->down = slice_cols(w->down, rank, ranks);
-        return;
-    }
-    int count = e->model->experts.count;
-    layer->router = w->router;
-    layer->expert_gate = ARENA_ARRAY(e->ctx->arena, Matrix, count);
-    layer->expert_up = ARENA_ARRAY(e->ctx->arena, Matrix, count);
-    layer->expert_down = ARENA_ARRAY(e->ctx->arena, Matrix, count);
-    for (int i = 0; i < count; i++) {
-        layer->expert_gate[i] = slice_rows(w->expert_gate[i], rank, ranks);
-        layer->expert_up[i] = slice_rows(w->expert_up[i], rank, ranks);
-        layer->expert_down[i] = slice_cols(w->expert_down[i], rank, ranks);
-    }
-}
-
 static Cache *caches(Engine *e, int layers, const Attention *const *attention, const int *kv_heads) {
     Cache *out = ARENA_ARRAY(e->ctx->arena, Cache, layers);
     for (int i = 0; i < layers; i++) {
@@ -211,40 +171,21 @@ static void rank_views(Engine *e, Rank *r, int rank) {
     const Model *m = e->model;
     const Attention *kinds[MAX_LAYERS];
     int kv_heads[MAX_LAYERS];
-    r->layers = ARENA_ARRAY(e->ctx->arena, RankLayer, m->layer_count);
+    RankViews views = views_of(e->ctx, m, e->weights, rank, e->ranks);
+    r->layers = views.layers;
+    r->draft_layers = views.draft_layers;
+    r->head = views.head;
+    r->fc = views.fc;
     for (int i = 0; i < m->layer_count; i++) {
-        layer_views(e, &r->layers[i], &e->weights->layers[i], rank, m->layers[i].mlp == MLP_EXPERTS);
         kinds[i] = &m->attention[m->layers[i].attention];
         kv_heads[i] = e->shape.kv_heads[m->layers[i].attention];
     }
     r->kv = caches(e, m->layer_count, kinds, kv_heads);
-    r->head = slice_rows(e->weights->head, rank, e->ranks);
-    if (!m->has_drafter) return;
-    r->fc = slice_rows(e->weights->drafter.fc, rank, e->ranks);
-    r->draft_layers = ARENA_ARRAY(e->ctx->arena, RankLayer, m->drafter.layers);
-    for (int i = 0; i < m->drafter.layers; i++) {
-        layer_views(e, &r->draft_layers[i], &e->weights->drafter.layers[i], rank, false);
+    for (int i = 0; m->has_drafter && i < m->drafter.layers; i++) {
         kinds[i] = &m->drafter.attention;
         kv_heads[i] = e->shape.draft_kv_heads;
     }
-    r->dkv = caches(e, m->drafter.layers, kinds, kv_heads);
-}
-
-// inv_freq_i = theta^(-2i / rotary); with factor > 1 low frequencies are divided by it, smoothly between the two bounds
-// (Llama 3's scaling: wavelengths over original / low are scaled, under original / high are not).
-static double *frequencies(Engine *e, const Rope *rope) {
-    double *out = ARENA_ARRAY(e->ctx->arena, double, rope->rotary / 2 + 1);
-    for (int i = 0; i < rope->rotary / 2; i++) {
-        double f = pow(rope->theta, -2.0 * i / rope->rotary);
-        if (rope->factor > 1) {
-            double turns = rope->original * f / (2 * 3.14159265358979323846);
-            double smooth = (turns - rope->low) / (rope->high - rope->low);
-            smooth = smooth < 0 ? 0 : smooth > 1 ? 1 : smooth;
-            f = (1 - smooth) * f / rope->factor + smooth * f;
-        }
-        out[i] = f;
-    }
-    return out;
+    if (m->has_drafter) r->dkv = caches(e, m->drafter.layers, kinds, kv_heads);
 }
 
 static const Rope *rope_of(const Engine *e, int kind) {
@@ -284,7 +225,7 @@ static void shapes(Engine *e) {
         s->o_cols[kind] = s->heads[kind] * a->v_dim;
         e->heads[kind] = heads_of(chunks, s->heads[kind], s->kv_heads[kind], a);
         s->qkv_rows[kind] = chunks * e->heads[kind].rows;
-        e->inv_freq[kind] = frequencies(e, &a->rope);
+        e->inv_freq[kind] = rope_frequencies(e->ctx, &a->rope);
     }
     s->dense_inner = m->dense_inner / e->ranks;
     s->expert_inner = m->experts.inner / e->ranks;
@@ -300,7 +241,7 @@ static void shapes(Engine *e) {
     e->draft_heads = heads_of(1, s->draft_heads, s->draft_kv_heads, a);
     s->draft_qkv_rows = e->draft_heads.rows;
     s->draft_kv_rows = s->draft_kv_heads * (a->qk_dim + a->v_dim);
-    e->inv_freq[2] = frequencies(e, &a->rope);
+    e->inv_freq[2] = rope_frequencies(e->ctx, &a->rope);
 }
 
 static Scratch scratch_of(Engine *e) {

@@ -27,14 +27,15 @@ static const struct {
     const char *name, *meaning;
 } commands[] = {{"generate", "decode text; the text alone goes to standard output"},
                 {"logits", "logits of every position of a file of ids"},
-                {"bench", "time rounds of decoding"}};
-enum { COMMANDS = 3, USAGE = 2, ENVIRONMENT = 3 };
+                {"bench", "time rounds of decoding"},
+                {"pack", "write weights as the GPU reads them, so that they load faster"}};
+enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3 };
 
 typedef struct Settings {
     const char *value[OPTION_COUNT]; // "" for a flag that is set
     const char *bundle;
-    long threads, context, max_tokens, top_k, rounds;
-    double temperature, top_p;
+    long threads, context, max_tokens, top_k, rounds, device, rank;
+    double temperature, top_p, accept;
     unsigned long long seed;
 } Settings;
 
@@ -86,12 +87,15 @@ static int read_numbers(Settings *s) {
         OptionId id;
         double lo, hi, otherwise;
         bool whole;
-    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},       {OPTION_CONTEXT, 16, 1 << 24, 0, true},
-                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true}, {OPTION_TOP_K, 0, 1 << 24, 0, true},
-                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},    {OPTION_TEMPERATURE, 0, 100, 0, false},
-                   {OPTION_TOP_P, 1e-6, 1, 1, false},        {OPTION_SEED, 0, 9007199254740992.0, 0, true}};
-    double value[8];
-    for (int i = 0; i < 8; i++) {
+    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},        {OPTION_CONTEXT, 16, 1 << 24, 0, true},
+                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},  {OPTION_TOP_K, 0, 1 << 24, 0, true},
+                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},     {OPTION_TEMPERATURE, 0, 100, 0, false},
+                   {OPTION_TOP_P, 1e-6, 1, 1, false},         {OPTION_SEED, 0, 9007199254740992.0, 0, true},
+                   {OPTION_DEVICE, 0, 1023, 0, true},         {OPTION_RANK, 0, 7, 0, true},
+                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}};
+    enum { NUMBERS = sizeof numbers / sizeof *numbers };
+    double value[NUMBERS];
+    for (int i = 0; i < NUMBERS; i++) {
         const char *text = s->value[numbers[i].id];
         value[i] = numbers[i].otherwise;
         if (text &&
@@ -100,12 +104,13 @@ static int read_numbers(Settings *s) {
     }
     s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
     s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
+    s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10];
     return 0;
 }
 
 static int read_arguments(int argc, char **argv, int command, Settings *s) {
     for (int i = 2; i < argc; i++) {
-        char *word = argv[i], *equals = strchr(word, '=');
+        char *word = strcmp(argv[i], "-o") == 0 ? (char[]){"--out"} : argv[i], *equals = strchr(word, '=');
         if (strncmp(word, "--", 2) != 0) {
             if (s->bundle) return usage("one bundle, not also \"%s\"", word);
             s->bundle = word;
@@ -157,6 +162,12 @@ static void collect(void *user, const char *bytes, size_t length) {
     c->length += length;
 }
 
+static double mean_round(const tr_result *r) {
+    double sum = 0;
+    for (int i = 0; i < r->rounds; i++) sum += r->round_seconds[i];
+    return r->rounds ? sum / r->rounds : 0;
+}
+
 static void print_json(const tr_result *r, const Collected *text) {
     static const char hex[] = "0123456789abcdef";
     printf("{\"tokens\": [");
@@ -188,9 +199,12 @@ static void print_json(const tr_result *r, const Collected *text) {
            r->rounds, r->acceptance);
     for (int n = 1; n <= TR_MAX_BLOCK; n++) printf("%s%ld", n > 1 ? ", " : "", r->histogram[n]);
     double tokens = (double)(r->count ? r->count - 1 : 0);
-    printf("], \"tokens_per_second\": %.1f, \"prompt_seconds\": %.4f, \"decode_seconds\": %.4f, \"ended\": %s}\n",
-           r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->prompt_seconds, r->decode_seconds,
-           r->ended ? "true" : "false");
+    printf("], \"tokens_per_second\": %.1f, \"first_token_ms\": %.3f, \"prompt_seconds\": %.4f, \"decode_seconds\": "
+           "%.4f, ",
+           r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->first_token_seconds * 1e3, r->prompt_seconds,
+           r->decode_seconds);
+    if (r->gpu) printf("\"us_a_round\": %.2f, ", mean_round(r) * 1e6);
+    printf("\"ended\": %s}\n", r->ended ? "true" : "false");
 }
 
 // The first token comes from the prompt's last round; rates count what the rounds after it gave.
@@ -202,6 +216,9 @@ static void print_stats(const tr_result *r) {
     fprintf(stderr, "rounds by tokens emitted, 1 to %d:", TR_MAX_BLOCK);
     for (int n = 1; n <= TR_MAX_BLOCK; n++) fprintf(stderr, " %ld", r->histogram[n]);
     fputc('\n', stderr);
+    if (r->gpu)
+        fprintf(stderr, "a round takes %.1f us by the GPU's clock; first token after %.2f ms\n", mean_round(r) * 1e6,
+                r->first_token_seconds * 1e3);
 }
 
 static int generate(tr_session *session, const Settings *s) {
@@ -256,7 +273,8 @@ static int bench(tr_session *session, const Settings *s) {
                           .top_p = s->top_p,
                           .seed = s->seed,
                           .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
-                          .ignore_end = true};
+                          .ignore_end = true,
+                          .accept = s->accept};
     tr_result r;
     request.max_tokens = (int)s->rounds * (request.no_draft || !tr_has_drafter(session) ? 1 : TR_MAX_BLOCK) + 1;
     int code = tr_generate(session, &request, &r);
@@ -271,14 +289,31 @@ static int bench(tr_session *session, const Settings *s) {
            high = sorted[rounds - 1 - rounds / 20] * 1e3;
     double rate = r.acceptance / (sum / rounds);
     if (s->value[OPTION_JSON])
-        printf("{\"rounds\": %d, \"ms\": {\"median\": %.4f, \"p5\": %.4f, \"p95\": %.4f}, \"acceptance\": %.4f, "
-               "\"tokens_per_second\": %.1f}\n",
-               rounds, median, low, high, r.acceptance, rate);
+        printf("{\"rounds\": %d, \"clock\": \"%s\", \"ms\": {\"median\": %.4f, \"p5\": %.4f, \"p95\": %.4f}, "
+               "\"first_token_ms\": %.3f, \"acceptance\": %.4f, \"tokens_per_second\": %.1f}\n",
+               rounds, r.gpu ? "gpu" : "host", median, low, high, r.first_token_seconds * 1e3, r.acceptance, rate);
     else
         printf("%d rounds: median %.3f ms (5 %%: %.3f, 95 %%: %.3f), acceptance length %.2f, %.1f token/s\n", rounds,
                median, low, high, r.acceptance, rate);
     free(sorted);
-    return 0;
+    return s->value[OPTION_TRACE] ? tr_trace_file(session, s->value[OPTION_TRACE]) : 0;
+}
+
+// A moving line on a terminal; nothing elsewhere.
+static void show_progress(void *user, const char *what, double share) {
+    int *shown = user, percent = (int)(share * 100);
+    if (percent == *shown) return;
+    *shown = percent;
+    fprintf(stderr, "\r\033[K%s %3d %%", what, percent);
+    fflush(stderr);
+}
+
+static int run(tr_session *session, const Settings *s, int command) {
+    switch (command) {
+    case 0: return generate(session, s);
+    case 1: return logits(session, s);
+    default: return bench(session, s);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -299,14 +334,27 @@ int main(int argc, char **argv) {
     if (command == 1 && (!s.value[OPTION_TOKENS] || !s.value[OPTION_OUT]))
         return usage("%s wants --tokens and --out", "logits");
 
+    if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
     tr_session *session;
-    tr_options open = {s.bundle, s.value[OPTION_WEIGHTS], (int)s.threads, (int)s.context, s.value[OPTION_HOST] != NULL};
-    int code = tr_open(&open, &session);
+    int shown = -1;
+    tr_options open = {.bundle = s.bundle,
+                       .weights = s.value[OPTION_WEIGHTS],
+                       .threads = (int)s.threads,
+                       .context = (int)s.context,
+                       .host = s.value[OPTION_HOST] != NULL,
+                       .device = (int)s.device,
+                       .trace = s.value[OPTION_TRACE] != NULL,
+                       .cuda = getenv("TILERUN_CUDA"),
+                       .progress = isatty(2) ? show_progress : NULL,
+                       .progress_user = &shown};
+    int code = command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session) : tr_open(&open, &session);
+    if (shown >= 0) fputs("\r\033[K", stderr);
     interrupted_session = session;
-    signal(SIGINT, on_interrupt);
-    signal(SIGTERM, on_interrupt);
-    if (code == 0)
-        code = command == 0 ? generate(session, &s) : command == 1 ? logits(session, &s) : bench(session, &s);
+    if (command != 3) {
+        signal(SIGINT, on_interrupt);
+        signal(SIGTERM, on_interrupt);
+        if (code == 0) code = run(session, &s, command);
+    }
     if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
         fprintf(stderr, "error[E0004]: cannot write to standard output: %s\n", strerror(errno));
         code = ENVIRONMENT;

@@ -4,6 +4,7 @@
 #define TILERUN_OPS_H
 #include "engine.h"
 #include "vector.h"
+#include "views.h"
 
 enum { CHUNK = 64, MAX_PARTS = 64 }; // keys are folded in chunks cut at multiples of CHUNK positions
 
@@ -22,15 +23,6 @@ typedef struct Best {
     float value;
     int id, length; // the best token of a tile, and how many the tile has
 } Best;
-
-// A rank's views of the weights of one layer.
-typedef struct RankLayer {
-    Matrix qkv[3]; // fused, or q, k, v: row ranges one after the other
-    int qkv_parts;
-    Matrix o, gate, up, down, router;
-    Matrix *expert_gate, *expert_up, *expert_down;
-    const LayerWeights *whole;
-} RankLayer;
 
 typedef struct Partial { // a running attention over a part of the keys, of one row and head
     float max, sum;
@@ -130,6 +122,15 @@ static inline float keep(const Engine *e, float value) {
 }
 // After the last sum of a layer: into the residual stream, and into the taps where the drafter listens.
 void residual_store(const OpCall *c, float *x, int row, int col, float value, bool tap);
-// RMSNorm of the round's rows into the thread's scratch; returns it, [rows][hidden].
-const float *normed_rows(const OpCall *c, const float *x, const float *norm, double eps, int rows);
+
+// RMSNorm before a matrix: the matrix's inputs, in the thread's scratch, and what multiplies each row's sums. With
+// float32 activations the inputs are the norm and the factors 1. With bf16 ones the inputs are bf16(norm * x), without
+// the row's 1 / rms: a GPU can then round before it knows that factor, which comes last, in float32.
+typedef struct Normed {
+    const float *in; // [rows][hidden]
+    float factor[MAX_ROWS];
+} Normed;
+// Of one row, into `out`; returns its factor.
+float normed_row(const Engine *e, const float *x, const float *norm, double eps, float *out);
+Normed normed_rows(const OpCall *c, const float *x, const float *norm, double eps);
 #endif

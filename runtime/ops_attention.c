@@ -13,13 +13,13 @@ static int v_row(const Heads *h, int head) {
 // What the cache keeps of a number.
 static float cached(const Engine *e, float value) { return e->cache16 ? bf16_to_float(float_to_bf16(value)) : value; }
 
-// One row's own key and value of a kv head, as the cache will keep them.
-static void own_key(const OpCall *c, const Attention *a, const float *norm, double eps, const float *k,
+// One row's query of a head, or its own key of a kv head, which are kept alike; norm NULL: none. Then its own value.
+static void rotated(const OpCall *c, const Attention *a, const float *norm, double eps, const float *row,
                     const float *rope, float *out) {
     if (norm)
-        vector_rms(k, norm, a->qk_dim, eps, out);
+        vector_rms(row, norm, a->qk_dim, eps, out);
     else
-        memcpy(out, k, (size_t)a->qk_dim * sizeof *out);
+        memcpy(out, row, (size_t)a->qk_dim * sizeof *out);
     vector_rope(out, rope, a->rope.rotary);
     for (int i = 0; i < a->qk_dim; i++) out[i] = cached(c->e, out[i]);
 }
@@ -58,45 +58,50 @@ static void cache_load(const OpCall *c, const Cache *cache, const Attention *a, 
     }
 }
 
+// How scores become weights. With caches of float32: exp(score - max). With bf16 ones, as a GPU does it: scores are in
+// powers of two, a running maximum is rounded up to an integer, so that what it is changed by later is exact, and
+// weights are rounded where they meet the values, while their sum is not.
+static float score_unit(const Engine *e) { return e->cache16 ? 1.44269504088896340736f : 1.0f; }
+static float top_of(const Engine *e, float max) { return e->cache16 ? ceilf(max) : max; }
+static float weight_of(const Engine *e, float score) { return e->cache16 ? exp2f(score) : expf(score); }
+
+static void join(const Engine *e, const Attention *a, Partial *p, const Partial *q) {
+    if (q->sum == 0) return;
+    float top = p->sum == 0 || q->max > p->max ? q->max : p->max;
+    float old = p->sum == 0 ? 0 : weight_of(e, p->max - top), fresh = weight_of(e, q->max - top);
+    for (int i = 0; i < a->v_dim; i++) p->out[i] = p->out[i] * old + q->out[i] * fresh;
+    p->sum = p->sum * old + q->sum * fresh;
+    p->max = top;
+}
+
 // Folds `count` keys of scratch, from `first` on, into a row's partial: their own maximum, sum and output first, then
 // both joined. So a partial depends on where the chunks are cut, and on nothing else.
 static void fold_keys(const OpCall *c, const Attention *a, const float *q, int first, int count, Partial *p) {
-    float scores[CHUNK], out[1024], max = 0, sum = 0, scale = 1.0f / sqrtf((float)a->qk_dim);
+    float scores[CHUNK], out[1024], max = 0, sum = 0, scale = 1.0f / sqrtf((float)a->qk_dim) * score_unit(c->e);
     if (count <= 0) return;
     vector_dots(q, c->s->keys + (size_t)first * (size_t)a->qk_dim, (size_t)a->qk_dim, count, a->qk_dim, scores, 1);
     for (int j = 0; j < count; j++) {
         scores[j] *= scale;
         max = j == 0 || scores[j] > max ? scores[j] : max;
     }
+    max = top_of(c->e, max);
     memset(out, 0, (size_t)a->v_dim * sizeof *out);
     for (int j = 0; j < count; j++) {
-        float w = expf(scores[j] - max);
+        float w = weight_of(c->e, scores[j] - max);
         sum += w;
-        vector_add_scaled(out, c->s->values + (size_t)(first + j) * (size_t)a->v_dim, w, a->v_dim);
+        vector_add_scaled(out, c->s->values + (size_t)(first + j) * (size_t)a->v_dim, cached(c->e, w), a->v_dim);
     }
-    float top = p->sum == 0 || max > p->max ? max : p->max;
-    float old = p->sum == 0 ? 0 : expf(p->max - top), fresh = expf(max - top);
-    for (int i = 0; i < a->v_dim; i++) p->out[i] = p->out[i] * old + out[i] * fresh;
-    p->sum = p->sum * old + sum * fresh;
-    p->max = top;
-}
-
-static void join(const Attention *a, Partial *p, const Partial *q) {
-    if (q->sum == 0) return;
-    float top = p->sum == 0 || q->max > p->max ? q->max : p->max;
-    float old = p->sum == 0 ? 0 : expf(p->max - top), fresh = expf(q->max - top);
-    for (int i = 0; i < a->v_dim; i++) p->out[i] = p->out[i] * old + q->out[i] * fresh;
-    p->sum = p->sum * old + q->sum * fresh;
-    p->max = top;
+    join(c->e, a, p, &(Partial){max, sum, out});
 }
 
 // The sink takes part in the denominator only.
 static void finish(const OpCall *c, const Attention *a, Partial *p, const float *sink, int head, float *out) {
     float sum = p->sum, scale = 1;
     if (sink) {
-        float top = p->sum == 0 || sink[head] > p->max ? sink[head] : p->max;
-        scale = p->sum == 0 ? 0 : expf(p->max - top);
-        sum = sum * scale + expf(sink[head] - top);
+        float score = sink[head] * score_unit(c->e), own = top_of(c->e, score);
+        float top = p->sum == 0 || own > p->max ? own : p->max;
+        scale = p->sum == 0 ? 0 : weight_of(c->e, p->max - top);
+        sum = sum * scale + weight_of(c->e, score - top);
     }
     for (int i = 0; i < a->v_dim; i++) out[i] = keep(c->e, sum > 0 ? p->out[i] * scale / sum : 0);
 }
@@ -111,7 +116,7 @@ void op_append(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->qkv + (size_t)i * width;
-            own_key(c, a, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
+            rotated(c, a, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
             own_value(c, a, row + v_row(h, head), v);
             cache_store(c->e, &c->r->kv[c->layer], a, head, c->r->state.start + i, k, v);
         }
@@ -129,12 +134,8 @@ static void attend(const OpCall *c, LayerAttention kind, int head, int part, Par
     size_t width = (size_t)e->shape.qkv_rows[kind], qk = (size_t)a->qk_dim;
     float *q = c->s->head;
     for (int i = 0; i < c->rows; i++) {
-        const float *row = c->r->qkv + (size_t)i * width + q_row(h, head);
-        if (w->q_norm)
-            vector_rms(row, w->q_norm, a->qk_dim, e->model->eps, q + (size_t)i * qk);
-        else
-            memcpy(q + (size_t)i * qk, row, qk * sizeof *q);
-        vector_rope(q + (size_t)i * qk, c->r->rope[kind] + i * a->rope.rotary, a->rope.rotary);
+        rotated(c, a, w->q_norm, e->model->eps, c->r->qkv + (size_t)i * width + q_row(h, head),
+                c->r->rope[kind] + i * a->rope.rotary, q + (size_t)i * qk);
     }
     for (int chunk = from / CHUNK; chunk * CHUNK <= last; chunk++) {
         if (chunk % e->split != part) continue;
@@ -143,7 +144,7 @@ static void attend(const OpCall *c, LayerAttention kind, int head, int part, Par
         if (lo < start) cache_load(c, &c->r->kv[c->layer], a, group, lo, hi < start ? hi : start, base);
         for (int p = lo > start ? lo : start; p < hi; p++) {
             const float *row = c->r->qkv + (size_t)(p - start) * width;
-            own_key(c, a, w->k_norm, e->model->eps, row + k_row(h, group),
+            rotated(c, a, w->k_norm, e->model->eps, row + k_row(h, group),
                     c->r->rope[kind] + (p - start) * a->rope.rotary, c->s->keys + (size_t)(p - base) * qk);
             own_value(c, a, row + v_row(h, group), c->s->values + (size_t)(p - base) * (size_t)a->v_dim);
         }
@@ -187,7 +188,8 @@ void op_merge(const OpCall *c) {
             float out[1024] = {0};
             Partial sum = {0, 0, out};
             for (int part = 0; part < c->e->split; part++)
-                join(a, &sum, &c->r->parts[((size_t)head * (size_t)c->e->split + (size_t)part) * MAX_ROWS + (size_t)i]);
+                join(c->e, a, &sum,
+                     &c->r->parts[((size_t)head * (size_t)c->e->split + (size_t)part) * MAX_ROWS + (size_t)i]);
             finish(c, a, &sum, c->r->layers[c->layer].whole->sink, c->rank * heads + head,
                    c->r->attn + ((size_t)i * (size_t)heads + (size_t)head) * (size_t)a->v_dim);
         }
@@ -209,14 +211,10 @@ void op_draft_attention(const OpCall *c) {
         int group = head * h->kv_heads / h->heads,
             from = a->window && start - a->window + 1 > 0 ? start - a->window + 1 : 0;
         for (int i = 0; i < c->rows; i++) {
-            const float *row = c->r->dqkv + (size_t)i * width + q_row(h, head);
             partials[i] = (Partial){0, 0, room[i]};
             memset(room[i], 0, v * sizeof(float));
-            if (w->q_norm)
-                vector_rms(row, w->q_norm, a->qk_dim, drafter->eps, q + (size_t)i * qk);
-            else
-                memcpy(q + (size_t)i * qk, row, qk * sizeof *q);
-            vector_rope(q + (size_t)i * qk, c->r->rope[2] + i * a->rope.rotary, a->rope.rotary);
+            rotated(c, a, w->q_norm, drafter->eps, c->r->dqkv + (size_t)i * width + q_row(h, head),
+                    c->r->rope[2] + i * a->rope.rotary, q + (size_t)i * qk);
         }
         for (int base = from / CHUNK * CHUNK; base < start; base += CHUNK) {
             int lo = base > from ? base : from, hi = base + CHUNK < start ? base + CHUNK : start;
@@ -228,7 +226,7 @@ void op_draft_attention(const OpCall *c) {
         }
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->dqkv + (size_t)i * width;
-            own_key(c, a, w->k_norm, drafter->eps, row + k_row(h, group), c->r->rope[2] + i * a->rope.rotary,
+            rotated(c, a, w->k_norm, drafter->eps, row + k_row(h, group), c->r->rope[2] + i * a->rope.rotary,
                     c->s->keys + (size_t)i * qk);
             own_value(c, a, row + v_row(h, group), c->s->values + (size_t)i * v);
         }
@@ -251,7 +249,7 @@ void op_context_append(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->ckv + (size_t)i * (size_t)h.rows;
-            own_key(c, a, norm, drafter->eps, row + k_row(&h, head), c->r->rope[2] + i * a->rope.rotary, k);
+            rotated(c, a, norm, drafter->eps, row + k_row(&h, head), c->r->rope[2] + i * a->rope.rotary, k);
             own_value(c, a, row + v_row(&h, head), v);
             cache_store(e, &c->r->dkv[c->layer], a, head, c->r->state.start + i, k, v);
         }

@@ -1,11 +1,22 @@
 #include "ops.h"
 #include <string.h>
 
-const float *normed_rows(const OpCall *c, const float *x, const float *norm, double eps, int rows) {
-    int hidden = c->e->model->hidden;
-    for (int i = 0; i < rows; i++)
-        vector_rms(x + (size_t)i * (size_t)hidden, norm, hidden, eps, c->s->normed + (size_t)i * (size_t)hidden);
-    return c->s->normed;
+float normed_row(const Engine *e, const float *x, const float *norm, double eps, float *out) {
+    int hidden = e->model->hidden;
+    if (!e->round_activations) {
+        vector_rms(x, norm, hidden, eps, out);
+        return 1;
+    }
+    for (int i = 0; i < hidden; i++) out[i] = keep(e, norm[i] * x[i]);
+    return vector_rms_factor(x, hidden, eps);
+}
+
+Normed normed_rows(const OpCall *c, const float *x, const float *norm, double eps) {
+    size_t hidden = (size_t)c->e->model->hidden;
+    Normed out = {.in = c->s->normed};
+    for (int i = 0; i < c->rows; i++)
+        out.factor[i] = normed_row(c->e, x + (size_t)i * hidden, norm, eps, c->s->normed + (size_t)i * hidden);
+    return out;
 }
 
 void residual_store(const OpCall *c, float *x, int row, int col, float value, bool tap) {
@@ -17,18 +28,22 @@ void residual_store(const OpCall *c, float *x, int row, int col, float value, bo
 static bool tapped(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
 
 // out[row] = W[n] . in[row] for one output n, all rows of the round.
-static void output(const OpCall *c, const Matrix *w, int n, const float *in, int rows, float *out) {
+static void output(const OpCall *c, const Matrix *w, int n, const float *in, float *out) {
     matrix_decode(w, n, 0, w->cols, c->s->row);
-    vector_dots(c->s->row, in, (size_t)w->cols, rows, w->cols, out, 1);
+    vector_dots(c->s->row, in, (size_t)w->cols, c->rows, w->cols, out, 1);
+}
+static void output_normed(const OpCall *c, const Matrix *w, int n, const Normed *x, float *out) {
+    output(c, w, n, x->in, out);
+    for (int i = 0; i < c->rows; i++) out[i] *= x->factor[i];
 }
 
 // Outputs [lo, hi) of a stack of matrices into [rows][width].
-static void project(const OpCall *c, const Matrix *parts, int count, const float *in, int rows, float *out, int width) {
+static void project(const OpCall *c, const Matrix *parts, int count, const Normed *x, float *out, int width) {
     float sums[MAX_ROWS];
     for (int n = c->lo, part = 0, first = 0; n < c->hi; n++) {
         while (part + 1 < count && n - first >= parts[part].rows) first += parts[part++].rows;
-        output(c, &parts[part], n - first, in, rows, sums);
-        for (int i = 0; i < rows; i++) out[(size_t)i * (size_t)width + (size_t)n] = keep(c->e, sums[i]);
+        output_normed(c, &parts[part], n - first, x, sums);
+        for (int i = 0; i < c->rows; i++) out[(size_t)i * (size_t)width + (size_t)n] = keep(c->e, sums[i]);
     }
 }
 
@@ -60,15 +75,15 @@ void op_draft_embed(const OpCall *c) {
 
 void op_qkv(const OpCall *c) {
     const RankLayer *layer = &c->r->layers[c->layer];
-    const float *in = normed_rows(c, c->r->x, layer->whole->input_norm, c->e->model->eps, c->rows);
-    project(c, layer->qkv, layer->qkv_parts, in, c->rows, c->r->qkv,
+    Normed x = normed_rows(c, c->r->x, layer->whole->input_norm, c->e->model->eps);
+    project(c, layer->qkv, layer->qkv_parts, &x, c->r->qkv,
             c->e->shape.qkv_rows[c->e->model->layers[c->layer].attention]);
 }
 
 void op_draft_qkv(const OpCall *c) {
     const RankLayer *layer = &c->r->draft_layers[c->layer];
-    const float *in = normed_rows(c, c->r->dx, layer->whole->input_norm, c->e->model->drafter.eps, c->rows);
-    project(c, layer->qkv, layer->qkv_parts, in, c->rows, c->r->dqkv, c->e->shape.draft_qkv_rows);
+    Normed x = normed_rows(c, c->r->dx, layer->whole->input_norm, c->e->model->drafter.eps);
+    project(c, layer->qkv, layer->qkv_parts, &x, c->r->dqkv, c->e->shape.draft_qkv_rows);
 }
 
 // A projection back to the residual stream: added to x, or a rank's partial sum.
@@ -76,7 +91,7 @@ static void project_back(const OpCall *c, const Matrix *w, const float *in, floa
     float sums[MAX_ROWS];
     int hidden = c->e->model->hidden;
     for (int n = c->lo; n < c->hi; n++) {
-        output(c, w, n, in, c->rows, sums);
+        output(c, w, n, in, sums);
         for (int i = 0; i < c->rows; i++) {
             size_t at = (size_t)i * (size_t)hidden + (size_t)n;
             if (c->e->ranks > 1)
@@ -98,12 +113,12 @@ void op_draft_down(const OpCall *c) {
     project_back(c, &c->r->draft_layers[c->layer].down, c->r->dact, c->r->dx, c->r->dpm, false);
 }
 
-static void gate_up(const OpCall *c, const RankLayer *layer, const float *in, const Activation *act, float *out,
+static void gate_up(const OpCall *c, const RankLayer *layer, const Normed *x, const Activation *act, float *out,
                     int width) {
     float gate[MAX_ROWS], up[MAX_ROWS];
     for (int n = c->lo; n < c->hi; n++) {
-        output(c, &layer->gate, n, in, c->rows, gate);
-        output(c, &layer->up, n, in, c->rows, up);
+        output_normed(c, &layer->gate, n, x, gate);
+        output_normed(c, &layer->up, n, x, up);
         for (int i = 0; i < c->rows; i++)
             out[(size_t)i * (size_t)width + (size_t)n] = keep(c->e, swiglu(gate[i], up[i], act->alpha, act->limit));
     }
@@ -111,22 +126,22 @@ static void gate_up(const OpCall *c, const RankLayer *layer, const float *in, co
 
 void op_mlp_up(const OpCall *c) {
     const RankLayer *layer = &c->r->layers[c->layer];
-    const float *in = normed_rows(c, c->r->x, layer->whole->post_norm, c->e->model->eps, c->rows);
-    gate_up(c, layer, in, &c->e->model->dense_activation, c->r->act, c->e->shape.dense_inner);
+    Normed x = normed_rows(c, c->r->x, layer->whole->post_norm, c->e->model->eps);
+    gate_up(c, layer, &x, &c->e->model->dense_activation, c->r->act, c->e->shape.dense_inner);
 }
 
 void op_draft_up(const OpCall *c) {
     const RankLayer *layer = &c->r->draft_layers[c->layer];
-    const float *in = normed_rows(c, c->r->dx, layer->whole->post_norm, c->e->model->drafter.eps, c->rows);
-    gate_up(c, layer, in, &c->e->model->drafter.activation, c->r->dact, c->e->shape.draft_inner);
+    Normed x = normed_rows(c, c->r->dx, layer->whole->post_norm, c->e->model->drafter.eps);
+    gate_up(c, layer, &x, &c->e->model->drafter.activation, c->r->dact, c->e->shape.draft_inner);
 }
 
 // Logits of a tile of this rank's vocabulary, and the best token of each row; `logits` NULL: the best alone.
-static void head_tile(const OpCall *c, const float *in, float *logits, Best *best) {
+static void head_tile(const OpCall *c, const Normed *x, float *logits, Best *best) {
     float sums[MAX_ROWS];
     int vocab = c->e->shape.vocab;
     for (int n = c->lo; n < c->hi; n++) {
-        output(c, &c->r->head, n, in, c->rows, sums);
+        output_normed(c, &c->r->head, n, x, sums);
         for (int i = 0; i < c->rows; i++) {
             Best *b = &best[(size_t)i * (size_t)vocab + (size_t)c->lo];
             if (logits) logits[(size_t)i * (size_t)vocab + (size_t)n] = sums[i];
@@ -136,14 +151,14 @@ static void head_tile(const OpCall *c, const float *in, float *logits, Best *bes
 }
 
 void op_head(const OpCall *c) {
-    const float *in = normed_rows(c, c->r->x, c->e->weights->norm, c->e->model->eps, c->rows);
+    Normed x = normed_rows(c, c->r->x, c->e->weights->norm, c->e->model->eps);
     bool one = c->e->ranks == 1;
-    head_tile(c, in, one ? c->r->logits : c->r->logits_part, one ? c->r->best : c->r->best_part);
+    head_tile(c, &x, one ? c->r->logits : c->r->logits_part, one ? c->r->best : c->r->best_part);
 }
 
 void op_draft_head(const OpCall *c) {
-    const float *in = normed_rows(c, c->r->dx, c->e->weights->drafter.norm, c->e->model->drafter.eps, c->rows);
-    head_tile(c, in, NULL, c->e->ranks == 1 ? c->r->dbest : c->r->dbest_part);
+    Normed x = normed_rows(c, c->r->dx, c->e->weights->drafter.norm, c->e->model->drafter.eps);
+    head_tile(c, &x, NULL, c->e->ranks == 1 ? c->r->dbest : c->r->dbest_part);
 }
 
 // The tapped streams, one after the other, times fc.
@@ -169,14 +184,15 @@ void op_context(const OpCall *c) {
     const Engine *e = c->e;
     const RankLayer *layer = &c->r->draft_layers[c->layer];
     size_t hidden = (size_t)e->model->hidden, slice = (size_t)e->shape.hidden_slice;
+    Normed x = {.in = c->s->normed};
     for (int i = 0; i < c->rows; i++) {
         for (int rank = 0; rank < e->ranks; rank++)
             memcpy(c->s->second + (size_t)rank * slice, c->r->c + ((size_t)rank * (size_t)e->rows + (size_t)i) * slice,
                    slice * sizeof(float));
-        vector_rms(c->s->second, e->weights->drafter.hidden_norm, e->model->hidden, e->model->drafter.eps,
-                   c->s->normed + (size_t)i * hidden);
+        x.factor[i] = normed_row(e, c->s->second, e->weights->drafter.hidden_norm, e->model->drafter.eps,
+                                 c->s->normed + (size_t)i * hidden);
     }
-    project(c, &layer->qkv[1], 2, c->s->normed, c->rows, c->r->ckv, e->shape.draft_kv_rows);
+    project(c, &layer->qkv[1], 2, &x, c->r->ckv, e->shape.draft_kv_rows);
 }
 
 // ---- Between ranks ----

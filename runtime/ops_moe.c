@@ -5,12 +5,12 @@
 void op_router(const OpCall *c) {
     const RankLayer *layer = &c->r->layers[c->layer];
     int hidden = c->e->model->hidden, count = c->e->model->experts.count;
-    const float *in = normed_rows(c, c->r->x, layer->whole->post_norm, c->e->model->eps, c->rows);
+    Normed x = normed_rows(c, c->r->x, layer->whole->post_norm, c->e->model->eps);
     for (int n = c->lo; n < c->hi; n++) {
         float sums[MAX_ROWS];
         matrix_decode(&layer->router, n, 0, hidden, c->s->row);
-        vector_dots(c->s->row, in, (size_t)hidden, c->rows, hidden, sums, 1);
-        for (int i = 0; i < c->rows; i++) c->r->scores[(size_t)i * (size_t)count + (size_t)n] = sums[i];
+        vector_dots(c->s->row, x.in, (size_t)hidden, c->rows, hidden, sums, 1);
+        for (int i = 0; i < c->rows; i++) c->r->scores[(size_t)i * (size_t)count + (size_t)n] = sums[i] * x.factor[i];
     }
 }
 
@@ -85,9 +85,10 @@ void op_experts_up(const OpCall *c) {
     const Activation *act = &c->e->model->experts.activation;
     int hidden = c->e->model->hidden, inner = c->e->shape.expert_inner, rows[MAX_ROWS], key = c->run->key;
     int count = rows_of(c, key, rows), expert = c->r->expert_of[key];
+    float factor[MAX_ROWS];
     for (int i = 0; i < count; i++)
-        vector_rms(c->r->x + (size_t)rows[i] * (size_t)hidden, layer->whole->post_norm, hidden, c->e->model->eps,
-                   c->s->normed + (size_t)i * (size_t)hidden);
+        factor[i] = normed_row(c->e, c->r->x + (size_t)rows[i] * (size_t)hidden, layer->whole->post_norm,
+                               c->e->model->eps, c->s->normed + (size_t)i * (size_t)hidden);
     for (int n = c->lo; n < c->hi; n++) {
         float gate[MAX_ROWS], up[MAX_ROWS];
         matrix_decode(&layer->expert_gate[expert], n, 0, hidden, c->s->row);
@@ -96,7 +97,7 @@ void op_experts_up(const OpCall *c) {
         vector_dots(c->s->second, c->s->normed, (size_t)hidden, count, hidden, up, 1);
         for (int i = 0; i < count; i++)
             c->r->eact[((size_t)key * (size_t)c->e->rows + (size_t)rows[i]) * (size_t)inner + (size_t)n] =
-                keep(c->e, swiglu(gate[i], up[i], act->alpha, act->limit));
+                keep(c->e, swiglu(gate[i] * factor[i], up[i] * factor[i], act->alpha, act->limit));
     }
 }
 

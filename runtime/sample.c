@@ -1,16 +1,5 @@
 #include "sample.h"
-#include <math.h>
-
-static uint64_t mix(uint64_t z) {
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-double sample_random(uint64_t seed, int64_t position) {
-    return (double)(mix(mix(seed) ^ mix((uint64_t)position * 0xD1342543DE82EF95u)) >> 11) * 0x1p-53;
-}
+#include <stdbool.h>
 
 // Is candidate a worse than b? Larger logits first, then lower ids.
 static int worse(const SampleRoom *r, int a, int b) {
@@ -35,39 +24,46 @@ static void sift(SampleRoom *r, int at, int count) { // a heap with its best can
     }
 }
 
+// The best candidate of [0, count) to its end; returns the rest's count.
+static int pop(SampleRoom *r, int count) {
+    swap(r, 0, --count);
+    sift(r, 0, count);
+    return count;
+}
+
+// Moves the candidates that survive top k and top p to the end of the room, the best last; returns how many they are.
+static int survivors(const Sampling *s, const float *logits, int vocab, float best, SampleRoom *room) {
+    float temperature = (float)s->temperature;
+    double p = (double)(float)s->top_p;
+    bool top_k = s->top_k > 0 && s->top_k < vocab;
+    int limit = top_k ? s->top_k : vocab, left = vocab;
+    for (int i = 0; i < vocab; i++) room->value[i] = logits[i], room->id[i] = i;
+    for (int i = vocab / 2 - 1; i >= 0; i--) sift(room, i, vocab);
+    while (top_k && left > vocab - limit) left = pop(room, left);
+    if (p >= 1) return limit;
+    uint64_t total = 0, kept = 0;
+    for (int i = vocab - limit; i < vocab; i++) total += sample_weight(room->value[i], best, temperature);
+    for (int i = 1; i < limit; i++) {
+        if (!top_k) left = pop(room, left);
+        kept += sample_weight(room->value[vocab - i], best, temperature);
+        if ((double)kept >= p * (double)total) return i;
+    }
+    return limit;
+}
+
 int sample(const Sampling *s, const float *logits, int vocab, int64_t position, SampleRoom *room) {
-    int best = 0;
+    int best = 0, chosen = -1;
     for (int i = 1; i < vocab; i++)
         if (logits[i] > logits[best]) best = i;
     if (s->temperature <= 0) return best;
-    // Candidates leave the heap from the best down; what is left at [count, vocab) is sorted, best last.
-    for (int i = 0; i < vocab; i++) room->value[i] = logits[i], room->id[i] = i;
-    for (int i = vocab / 2 - 1; i >= 0; i--) sift(room, i, vocab);
-    int limit = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, taken = 0;
-    double total = 0, top = logits[best];
-    if (limit == vocab && s->top_p < 1)
-        for (int i = 0; i < vocab; i++) total += exp(((double)logits[i] - top) / s->temperature);
-    for (int count = vocab; taken < limit && count > 0; taken++) { // the k best, sorted into the end of the room
-        swap(room, 0, --count);
-        sift(room, 0, count);
+    bool all = s->top_p >= 1 && (s->top_k <= 0 || s->top_k >= vocab);
+    int count = all ? vocab : survivors(s, logits, vocab, logits[best], room);
+    uint64_t state = sample_state(s->seed, position);
+    float most = 0;
+    for (int i = 0; i < count; i++) {
+        int id = all ? i : room->id[vocab - 1 - i];
+        float score = sample_score(state, id, logits[id], (float)s->temperature);
+        if (chosen < 0 || score > most || (score == most && id < chosen)) chosen = id, most = score;
     }
-    if (limit < vocab || s->top_p >= 1) {
-        total = 0;
-        for (int i = 0; i < taken; i++) total += exp(((double)room->value[vocab - 1 - i] - top) / s->temperature);
-    }
-    double kept = 0;
-    int last = taken;
-    for (int i = 0; i < taken; i++) {
-        kept += exp(((double)room->value[vocab - 1 - i] - top) / s->temperature);
-        if (s->top_p < 1 && kept >= s->top_p * total) {
-            last = i + 1;
-            break;
-        }
-    }
-    double draw = sample_random(s->seed, position) * kept, sum = 0;
-    for (int i = 0; i < last; i++) {
-        sum += exp(((double)room->value[vocab - 1 - i] - top) / s->temperature);
-        if (draw < sum) return room->id[vocab - 1 - i];
-    }
-    return room->id[vocab - last];
+    return chosen;
 }

@@ -1,7 +1,7 @@
 #include "tilerun.h"
-#include "bundle.h"
-#include "engine.h"
 #include "file.h"
+#include "gpu.h"
+#include "pack_file.h"
 #include "safetensors.h"
 #include "tokenizer.h"
 #include <signal.h>
@@ -12,11 +12,14 @@
 
 struct tr_session {
     Ctx *ctx;
+    Bundle *bundle;
     Model *model;
     Prog *prog;
-    Checkpoint *weights;
+    Checkpoint *weights; // NULL with a packed file
+    PackFile *packed;
     Tokenizer *tokenizer; // NULL with synthetic weights
-    Engine *engine;
+    int end_tokens[16], end_token_count;
+    Decoder decoder;
     int *tokens; // [context] generated
     double *round_seconds;
     char *text; // room for a round's text
@@ -36,14 +39,17 @@ static double now(void) {
 typedef struct Opening {
     tr_session *s;
     const tr_options *options;
+    int threads, rank; // rank: to pack
+    const char *pack;  // file to write, or NULL
+    Progress progress;
     int code;
 } Opening;
 
 static bool open_bundle(tr_session *s, const tr_options *o) {
     Ctx *ctx = s->ctx;
-    Bundle *bundle = bundle_read(ctx, o->bundle);
-    if (!bundle) return false;
-    const Section *model = bundle_section(bundle, "model"), *prog = bundle_section(bundle, "prog");
+    s->bundle = bundle_read(ctx, o->bundle);
+    if (!s->bundle) return false;
+    const Section *model = bundle_section(s->bundle, "model"), *prog = bundle_section(s->bundle, "prog");
     if (!model || !prog) {
         diag_error(ctx, E0433, file_span(ctx, o->bundle), "the bundle has no model or no prog");
         return false;
@@ -55,55 +61,116 @@ static bool open_bundle(tr_session *s, const tr_options *o) {
             ? prog_parse(ctx, source_new(ctx, arena_printf(ctx->arena, "%s (prog)", o->bundle), prog->data, prog->size))
             : NULL;
     if (!s->prog) return false;
-    if (!s->prog->bodies[0].queues) {
-        diag_error(ctx, E0433, file_span(ctx, o->bundle), "the bundle's Prog is not placed");
-        return false;
-    }
-    if (strcmp(s->prog->sku, "host") == 0 || o->host) return true;
-    diag_error(ctx, E0905, file_span(ctx, o->bundle), "a bundle for %s; this machine runs it on the host executor only",
-               s->prog->sku);
-    diag_help(ctx, "add --host to do so, or build for the SKU \"host\"");
+    if (s->prog->bodies[0].queues) return true;
+    diag_error(ctx, E0433, file_span(ctx, o->bundle), "the bundle's Prog is not placed");
     return false;
 }
 
-static bool open_weights(tr_session *s, const tr_options *o) {
-    Ctx *ctx = s->ctx;
-    if (strncmp(o->weights, "synthetic:", 10) == 0) {
-        s->weights = checkpoint_synthetic(ctx, s->model, strtoull(o->weights + 10, NULL, 10));
-        return s->weights != NULL;
-    }
-    if (!file_is_folder(o->weights)) {
-        diag_error(ctx, E0702, file_span(ctx, o->weights), "no such folder of weights");
+// A file is of packed weights, which the host executor cannot read.
+static bool open_packed(Opening *opening, bool gpu) {
+    tr_session *s = opening->s;
+    const char *path = opening->options->weights;
+    if (!gpu) {
+        diag_error(s->ctx, E0747, file_span(s->ctx, path), "a file of weights; the host executor reads a folder");
+        diag_help(s->ctx, "give the folder of the published checkpoint");
         return false;
     }
-    if (!model_matches(ctx, s->model, o->weights)) return false;
-    if (!(s->weights = checkpoint_open(ctx, s->model, o->weights))) return false;
-    s->tokenizer = tokenizer_open(ctx, file_join(ctx, o->weights, s->model->tokenizer));
+    s->packed = pack_file_open(s->ctx, path, s->model, 0, s->prog->ranks, opening->threads, &opening->progress);
+    if (!s->packed) return false;
+    s->end_token_count = s->packed->end_token_count;
+    memcpy(s->end_tokens, s->packed->end_tokens, sizeof s->end_tokens);
+    if (!s->packed->tokenizer) return true;
+    s->tokenizer = tokenizer_read(s->ctx, s->packed->tokenizer);
     return s->tokenizer != NULL;
+}
+
+static bool open_weights(Opening *opening, bool gpu) {
+    tr_session *s = opening->s;
+    Ctx *ctx = s->ctx;
+    const char *path = opening->options->weights;
+    if (strncmp(path, "synthetic:", 10) == 0) {
+        s->weights = checkpoint_synthetic(ctx, s->model, strtoull(path + 10, NULL, 10));
+        return s->weights != NULL;
+    }
+    if (file_exists(path) && !file_is_folder(path)) return open_packed(opening, gpu);
+    if (!file_is_folder(path)) {
+        diag_error(ctx, E0702, file_span(ctx, path), "no such folder of weights");
+        return false;
+    }
+    if (!model_matches(ctx, s->model, path)) return false;
+    if (!(s->weights = checkpoint_open(ctx, s->model, path))) return false;
+    s->end_token_count = s->weights->end_token_count;
+    memcpy(s->end_tokens, s->weights->end_tokens, sizeof s->end_tokens);
+    s->tokenizer = tokenizer_open(ctx, file_join(ctx, path, s->model->tokenizer));
+    return s->tokenizer != NULL;
+}
+
+static Exit open_gpu(Opening *opening) {
+    tr_session *s = opening->s;
+    const tr_options *o = opening->options;
+    PackList *list = s->packed ? &s->packed->list : ARENA_NEW(s->ctx->arena, PackList);
+    if (!s->packed && !pack_list(s->ctx, s->model, s->weights, 0, s->prog->ranks, list)) return EXIT_INPUT;
+    GpuOptions options = {.library = o->cuda,
+                          .device = o->device,
+                          .context = o->context,
+                          .threads = opening->threads,
+                          .trace = o->trace,
+                          .cancelled = &s->cancelled,
+                          .progress = opening->progress};
+    return gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
 }
 
 static void open_all(Ctx *ctx, void *user) {
     Opening *opening = user;
     tr_session *s = opening->s;
     const tr_options *o = opening->options;
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    int threads = o->threads > 0 ? o->threads : online > 0 ? (int)online : 1;
     opening->code = EXIT_INPUT;
-    if (!open_bundle(s, o) || !open_weights(s, o)) return;
-    s->engine = engine_new(ctx, s->model, s->prog, s->weights, threads, o->context);
-    if (!s->engine) {
-        opening->code = EXIT_ENVIRONMENT;
-        return;
-    }
-    s->tokens = ARENA_ARRAY(ctx->arena, int, engine_context(s->engine) + 1);
-    s->round_seconds = ARENA_ARRAY(ctx->arena, double, engine_context(s->engine) + 1);
+    if (!open_bundle(s, o)) return;
+    bool gpu = strcmp(s->prog->sku, "host") != 0 && !o->host;
+    if (!open_weights(opening, gpu)) return;
+    if (gpu)
+        opening->code = open_gpu(opening);
+    else
+        opening->code =
+            decoder_host(ctx, s->model, s->prog, s->weights, opening->threads, o->context, &s->cancelled, &s->decoder)
+                ? EXIT_OK
+                : EXIT_ENVIRONMENT;
+    if (opening->code != EXIT_OK) return;
+    s->tokens = ARENA_ARRAY(ctx->arena, int, s->decoder.context + 1);
+    s->round_seconds = ARENA_ARRAY(ctx->arena, double, s->decoder.context + 1);
     s->text_room = 4096;
     s->text = arena_alloc(ctx->arena, s->text_room);
     s->ready = arena_push(ctx->arena);
-    opening->code = EXIT_OK;
 }
 
-int tr_open(const tr_options *options, tr_session **out) {
+// The file of packed weights takes the tokenizer along, so that it stands alone.
+static void pack_all(Ctx *ctx, void *user) {
+    Opening *opening = user;
+    tr_session *s = opening->s;
+    const char *folder = opening->options->weights;
+    opening->code = EXIT_INPUT;
+    if (!open_bundle(s, opening->options)) return;
+    if (opening->rank >= s->prog->ranks) {
+        diag_error(ctx, E0746, NO_SPAN, "the bundle has no rank %d: it has %d", opening->rank, s->prog->ranks);
+        diag_help(ctx, "ranks count from 0");
+        return;
+    }
+    if (file_exists(folder) && !file_is_folder(folder)) {
+        diag_error(ctx, E0702, file_span(ctx, folder), "packing wants the folder of a checkpoint, not a file");
+        return;
+    }
+    if (!open_weights(opening, true)) return;
+    Source *tokenizer = NULL;
+    if (s->tokenizer && !(tokenizer = file_read(ctx, file_join(ctx, folder, s->model->tokenizer), 64 << 20))) return;
+    size_t errors = diag_errors(ctx);
+    if (pack_file_write(ctx, opening->pack, s->model, s->weights, tokenizer, opening->rank, s->prog->ranks,
+                        opening->threads, &opening->progress))
+        opening->code = EXIT_OK;
+    else if (diag_code_at(ctx, errors) == E0004)
+        opening->code = EXIT_ENVIRONMENT;
+}
+
+static int open_session(const tr_options *options, Opening *opening, void (*body)(Ctx *, void *), tr_session **out) {
     *out = NULL;
     tr_session *s = calloc(1, sizeof *s);
     const char *no_colour = getenv("NO_COLOR");
@@ -114,14 +181,30 @@ int tr_open(const tr_options *options, tr_session **out) {
     }
     s->ctx = ctx;
     *out = s;
-    Opening opening = {s, options, EXIT_ENVIRONMENT};
-    return ctx_protect(ctx, open_all, &opening) ? opening.code : EXIT_ENVIRONMENT;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    opening->s = s;
+    opening->options = options;
+    opening->threads = options->threads > 0 ? options->threads : online > 0 ? (int)online : 1;
+    opening->progress = (Progress){options->progress, options->progress_user};
+    opening->code = EXIT_ENVIRONMENT;
+    return ctx_protect(ctx, body, opening) ? opening->code : EXIT_ENVIRONMENT;
+}
+
+int tr_open(const tr_options *options, tr_session **out) {
+    Opening opening = {0};
+    return open_session(options, &opening, open_all, out);
+}
+
+int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out) {
+    Opening opening = {.rank = rank, .pack = path};
+    return open_session(options, &opening, pack_all, out);
 }
 
 void tr_close(tr_session *s) {
     if (!s) return;
-    if (s->engine) engine_free(s->engine);
+    if (s->decoder.self) s->decoder.close(s->decoder.self);
     checkpoint_close(s->weights);
+    pack_file_close(s->packed);
     tokenizer_free(s->tokenizer);
     ctx_free(s->ctx);
     free(s);
@@ -177,9 +260,8 @@ static bool prompt_ids(tr_session *s, const tr_request *r, const int **ids, size
                    s->model->vocab - 1);
         return false;
     }
-    if (*count < (size_t)engine_context(s->engine)) return true;
-    diag_error(ctx, E0902, NO_SPAN, "the prompt has %zu tokens, the context %d positions", *count,
-               engine_context(s->engine));
+    if (*count < (size_t)s->decoder.context) return true;
+    diag_error(ctx, E0902, NO_SPAN, "the prompt has %zu tokens, the context %d positions", *count, s->decoder.context);
     diag_help(ctx, "leave room for at least one token of the answer");
     return false;
 }
@@ -197,27 +279,46 @@ static void emit_text(Generating *g, int id, bool end) {
     if (length) g->request->on_text(g->request->user, s->text, length);
 }
 
-static bool is_end(const tr_session *s, int id) {
-    for (int i = 0; i < s->weights->end_token_count; i++)
-        if (s->weights->end_tokens[i] == id) return true;
-    return false;
+// A round's time, by the GPU's clock where there is one.
+static double round_time(const DecodedRound *before, const DecodedRound *round, double seconds) {
+    return round->nanoseconds > before->nanoseconds && before->nanoseconds
+               ? (double)(round->nanoseconds - before->nanoseconds) * 1e-9
+               : seconds;
 }
 
-// Takes a round's tokens up to the first end token or the limit. True while there is more to generate.
-static bool take(Generating *g, const Round *round, int limit, int *taken) {
-    tr_result *result = g->result;
-    *taken = 0;
+static void take(Generating *g, const DecodedRound *round) {
     for (int i = 0; i < round->count; i++) {
-        if ((int)result->count == limit) return false;
-        g->s->tokens[result->count++] = round->tokens[i];
-        ++*taken;
-        if (!g->request->ignore_end && is_end(g->s, round->tokens[i])) {
-            result->ended = true;
-            return false;
-        }
-        emit_text(g, round->tokens[i], false);
+        g->s->tokens[g->result->count++] = round->tokens[i];
+        if (!(round->ended && i + 1 == round->count)) emit_text(g, round->tokens[i], false);
     }
-    return (int)result->count < limit;
+}
+
+static Exit rounds(Generating *g, double started) {
+    tr_session *s = g->s;
+    tr_result *result = g->result;
+    DecodedRound round = {0};
+    double before = started, first = started;
+    while (!round.last) {
+        DecodedRound last = round;
+        Exit code = s->decoder.next(s->decoder.self, &round);
+        if (code != EXIT_OK) return code;
+        double at = now();
+        if (round.count && result->count == 0) {
+            result->first_token_seconds = at - started;
+            result->prompt_seconds = at - started;
+            first = at;
+        }
+        take(g, &round);
+        if (!round.prompt && (round.count || !round.cancelled)) {
+            s->round_seconds[result->rounds++] = round_time(&last, &round, at - before);
+            result->histogram[round.ended ? round.count : round.accepted + 1]++; // nothing follows an end token
+        }
+        before = now();
+    }
+    result->ended = round.ended;
+    result->decode_seconds = result->count ? now() - first : 0;
+    if (result->count == 0) result->prompt_seconds = now() - started;
+    return round.cancelled ? EXIT_INTERRUPTED : EXIT_OK;
 }
 
 static void generate(Ctx *ctx, void *user) {
@@ -227,40 +328,35 @@ static void generate(Ctx *ctx, void *user) {
     tr_result *result = g->result;
     const int *ids;
     size_t count;
-    Round round = {0};
     g->code = EXIT_INPUT;
     if (!prompt_ids(s, r, &ids, &count)) return;
-    int room = engine_context(s->engine) - (int)count,
-        limit = r->max_tokens > 0 && r->max_tokens < room ? r->max_tokens : room, taken;
-    bool draft = s->model->has_drafter && !r->no_draft;
-    Sampling sampling = {r->temperature, r->top_k, r->top_p > 0 ? r->top_p : 1, r->seed};
-    engine_reset(s->engine, &sampling, draft);
+    if (r->accept > 0 && !s->decoder.gpu) {
+        diag_error(ctx, E0902, NO_SPAN, "accepted lengths are drawn on a GPU only; the host executor verifies");
+        return;
+    }
+    int room = s->decoder.context - (int)count;
+    DecodeRequest request = {.prompt = ids,
+                             .prompt_count = (int)count,
+                             .limit = r->max_tokens > 0 && r->max_tokens < room ? r->max_tokens : room,
+                             .draft = s->model->has_drafter && !r->no_draft,
+                             .sampling = {r->temperature, r->top_k, r->top_p > 0 ? r->top_p : 1, r->seed},
+                             .stop_count = r->ignore_end ? 0 : s->end_token_count,
+                             .accept = r->accept};
+    memcpy(request.stops, s->end_tokens, sizeof request.stops);
     result->prompt_tokens = count;
-    g->code = EXIT_VERIFY;
+    result->gpu = s->decoder.gpu;
     double started = now();
-    for (size_t at = 0; at < count && !s->cancelled; at += (size_t)round.rows) {
-        size_t left = count - at, rows = left < (size_t)s->prog->rows ? left : (size_t)s->prog->rows;
-        if (!engine_prompt(s->engine, ids + at, (int)rows, &round)) return;
-    }
-    result->prompt_seconds = now() - started;
-    bool more = !s->cancelled && take(g, &round, limit, &taken);
-    started = now();
-    while (more && !s->cancelled) {
-        double before = now();
-        if (!engine_decode(s->engine, draft, &round)) return;
-        more = take(g, &round, limit, &taken);
-        s->round_seconds[result->rounds++] = now() - before;
-        result->histogram[result->ended ? taken : round.count]++; // what follows an end token was never emitted
-    }
-    result->decode_seconds = now() - started;
+    g->code = s->decoder.begin(s->decoder.self, &request);
+    if (g->code == EXIT_OK) g->code = rounds(g, started);
+    s->decoder.end(s->decoder.self);
+    if (g->code != EXIT_OK && g->code != EXIT_INTERRUPTED) return;
+    if (g->code == EXIT_INTERRUPTED) s->cancelled = 0; // the next request is another one
     emit_text(g, 0, true);
     long emitted = 0;
     for (int n = 1; n <= TR_MAX_BLOCK; n++) emitted += n * result->histogram[n];
     result->acceptance = result->rounds ? (double)emitted / result->rounds : 0;
     result->tokens = s->tokens;
     result->round_seconds = s->round_seconds;
-    g->code = s->cancelled ? EXIT_INTERRUPTED : EXIT_OK;
-    (void)ctx;
 }
 
 int tr_generate(tr_session *s, const tr_request *request, tr_result *result) {
@@ -281,23 +377,29 @@ typedef struct Scoring {
     int code;
 } Scoring;
 
+static Exit score_rounds(tr_session *s, const DecodeRequest *request, float *out) {
+    DecodedRound round = {0};
+    Exit code = s->decoder.begin(s->decoder.self, request);
+    for (size_t at = 0; code == EXIT_OK && !round.last;) {
+        code = s->decoder.next(s->decoder.self, &round);
+        if (round.cancelled) s->cancelled = 0;
+        if (code == EXIT_OK && round.cancelled) code = EXIT_INTERRUPTED;
+        for (int i = 0; code == EXIT_OK && round.prompt && i < round.rows && at < (size_t)request->prompt_count; i++)
+            code = s->decoder.logits(s->decoder.self, i, out + at++ * (size_t)s->model->vocab);
+    }
+    s->decoder.end(s->decoder.self);
+    return code;
+}
+
 static bool score(tr_session *s, const int *tokens, size_t count, float *out, int *code) {
     tr_request request = {.tokens = tokens, .token_count = count};
-    Sampling greedy = {0, 0, 1, 0};
-    Round round;
     *code = EXIT_INPUT;
-    if (count == (size_t)engine_context(s->engine)) request.token_count--; // a whole context is fine here
+    if (count == (size_t)s->decoder.context) request.token_count--; // a whole context is fine here
     if (!prompt_ids(s, &request, &tokens, &request.token_count)) return false;
-    engine_reset(s->engine, &greedy, false);
-    *code = EXIT_VERIFY;
-    for (size_t at = 0; at < count; at += (size_t)round.rows) {
-        size_t left = count - at, rows = left < (size_t)s->prog->rows ? left : (size_t)s->prog->rows;
-        if (s->cancelled) return *code = EXIT_INTERRUPTED, false;
-        if (!engine_prompt(s->engine, tokens + at, (int)rows, &round)) return false;
-        for (size_t i = 0; i < rows; i++) engine_logits(s->engine, (int)i, out + (at + i) * (size_t)s->model->vocab);
-    }
-    *code = EXIT_OK;
-    return true;
+    DecodeRequest all = {
+        .prompt = tokens, .prompt_count = (int)count, .limit = 1, .logits = true, .sampling = {.top_p = 1}};
+    *code = score_rounds(s, &all, out);
+    return *code == EXIT_OK;
 }
 
 static void score_body(Ctx *ctx, void *user) {
@@ -317,6 +419,27 @@ int tr_logits(tr_session *s, const int *tokens, size_t count, float *out) {
 int tr_logits_file(tr_session *s, const int *tokens, size_t count, const char *path) {
     Scoring g = {s, tokens, count, NULL, path, EXIT_ENVIRONMENT};
     return ctx_protect(s->ctx, score_body, &g) ? g.code : EXIT_ENVIRONMENT;
+}
+
+typedef struct Tracing {
+    tr_session *s;
+    const char *path;
+    int code;
+} Tracing;
+
+static void trace_body(Ctx *ctx, void *user) {
+    Tracing *g = user;
+    if (g->s->decoder.trace) {
+        g->code = g->s->decoder.trace(g->s->decoder.self, g->path);
+        return;
+    }
+    diag_error(ctx, E0917, NO_SPAN, "the host executor keeps no trace");
+    g->code = EXIT_INPUT;
+}
+
+int tr_trace_file(tr_session *s, const char *path) {
+    Tracing g = {s, path, EXIT_ENVIRONMENT};
+    return ctx_protect(s->ctx, trace_body, &g) ? g.code : EXIT_ENVIRONMENT;
 }
 
 // ---- Files of ids ----

@@ -25,10 +25,16 @@ typedef struct tr_session tr_session;
 
 typedef struct tr_options {
     const char *bundle;  // file that `tilegen build` wrote
-    const char *weights; // folder of the checkpoint, or "synthetic:SEED"
+    const char *weights; // folder of the checkpoint, a file of `tilerun pack`, or "synthetic:SEED"
     int threads;         // 0: as many as there are processors
     int context;         // positions to keep; 0: the model's
     bool host;           // run a GPU SKU's bundle on the host executor
+    int device;          // number of the GPU
+    bool trace;          // for tr_trace_file
+    const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
+    // What takes long while opening; `share` goes from 0 to 1. May be NULL.
+    void (*progress)(void *user, const char *what, double share);
+    void *progress_user;
 } tr_options;
 
 enum { TR_MAX_BLOCK = 8 };
@@ -44,7 +50,9 @@ typedef struct tr_request {
     double top_p;       // 0 or 1: all
     uint64_t seed;
     bool no_draft;
-    bool ignore_end;                                               // do not stop at end tokens
+    bool ignore_end; // do not stop at end tokens
+    // For timing on a GPU: accepted lengths are drawn with this mean, whatever the tokens; 0: they are verified.
+    double accept;
     void (*on_text)(void *user, const char *bytes, size_t length); // as it comes; may be NULL
     void *user;
 } tr_request;
@@ -56,8 +64,10 @@ typedef struct tr_result {
     int rounds;                       // after the prompt
     double acceptance;                // tokens a round, in [1, 8]
     long histogram[TR_MAX_BLOCK + 1]; // [n]: rounds that emitted n tokens
+    double first_token_seconds;       // from the request to its first token
     double prompt_seconds, decode_seconds;
     bool ended;                  // by an end token
+    bool gpu;                    // round_seconds are by the GPU's clock
     const double *round_seconds; // [rounds]
 } tr_result;
 
@@ -69,6 +79,11 @@ int tr_generate(tr_session *session, const tr_request *request, tr_result *resul
 int tr_logits(tr_session *session, const int *tokens, size_t count, float *out);
 // Writes them as a safetensors file with the tensor `logits`.
 int tr_logits_file(tr_session *session, const int *tokens, size_t count, const char *path);
+// Of the last request, of a session opened with `trace` on a GPU: how long each op took of a round, as JSON.
+int tr_trace_file(tr_session *session, const char *path);
+// Packs the weights of one rank ahead of time into a file, which tr_open takes as `weights` from then on. An
+// interrupted file goes on where it was. *out is as of tr_open, for tr_print_errors and tr_close alone.
+int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);
 // Whitespace-separated ids of a file ("-": standard input).
 int tr_read_tokens(tr_session *session, const char *path, const int **tokens, size_t *count);
 int tr_vocab(const tr_session *session);

@@ -96,8 +96,12 @@ float vector_dot(const float *a, const float *b, int count) {
     return out;
 }
 
+float vector_rms_factor(const float *x, int count, double eps) {
+    return 1.0f / sqrtf(vector_dot(x, x, count) / (float)count + (float)eps);
+}
+
 void vector_rms(const float *x, const float *norm, int count, double eps, float *out) {
-    float scale = 1.0f / sqrtf(vector_dot(x, x, count) / (float)count + (float)eps);
+    float scale = vector_rms_factor(x, count, eps);
     for (int i = 0; i < count; i++) out[i] = norm[i] * (x[i] * scale);
 }
 

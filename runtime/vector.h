@@ -8,6 +8,8 @@
 // out[r * out_stride] = sum_k w[k] * x[r * stride + k] for r < rows. 32 partial sums over k mod 32, folded as a tree.
 void vector_dots(const float *w, const float *x, size_t stride, int rows, int count, float *out, size_t out_stride);
 float vector_dot(const float *a, const float *b, int count);
+// 1 / sqrt(mean(x^2) + eps)
+float vector_rms_factor(const float *x, int count, double eps);
 // out = norm * x / sqrt(mean(x^2) + eps): RMSNorm.
 void vector_rms(const float *x, const float *norm, int count, double eps, float *out);
 // acc[k] += scale * v[k]

@@ -3,7 +3,7 @@
 #include "safetensors.h"
 #include "tokenizer.h"
 
-static char bundle[1000];
+static char bundle[1000], gpu[1000];
 
 typedef struct Logits {
     int *tokens;
@@ -68,6 +68,48 @@ static void logits_agree_with_the_training_framework(void) {
     free(l.tokens);
     free(l.want);
     tr_close(s);
+}
+
+// A GPU's Prog on the host executor rounds activations, caches and weights of attention to bf16, which changes logits a
+// little, and as much however the attention is split.
+static void rounding_as_a_gpu_does_changes_little(void) {
+    Logits l = {0};
+    Ctx *ctx = ctx_new((Env){0});
+    ctx_protect(ctx, read_logits, &l);
+    ctx_free(ctx);
+    CHECK(l.count >= 64);
+    static const char *const splits[] = {"1", "4"};
+    for (int i = 0; i < 2; i++) {
+        CHECK(demo_build_with(NULL, "h200", 1, gpu, &(Setting){"split", splits[i], ORIGIN_OPTION}));
+        tr_session *s = demo_open(gpu, NULL, 2);
+        CHECK(s);
+        float *got = malloc(l.count * l.vocab * sizeof *got);
+        CHECK(tr_logits(s, l.tokens, l.count, got) == 0);
+        tr_close(s);
+        double error = 0, norm = 0;
+        size_t differ = 0;
+        for (size_t n = 0; n < l.count; n++) {
+            size_t best_a = 0, best_b = 0;
+            for (size_t k = 0; k < l.vocab; k++) {
+                const float *a = got + n * l.vocab, *b = l.want + n * l.vocab;
+                double d = (double)a[k] - (double)b[k];
+                error += d * d;
+                norm += (double)b[k] * (double)b[k];
+                if (a[k] > a[best_a]) best_a = k;
+                if (b[k] > b[best_b]) best_b = k;
+            }
+            differ += best_a != best_b;
+        }
+        double relative = sqrt(error / norm);
+        printf(
+            "# logits of h200's Prog, attention in %s: relative difference %.2e over %zu positions; best token differs "
+            "at %zu\n",
+            splits[i], relative, l.count, differ);
+        CHECK(relative > 1e-5 && relative < 1e-2, "%.3e", relative);
+        free(got);
+    }
+    free(l.tokens);
+    free(l.want);
 }
 
 static void decoding_gives_the_same_tokens_rounds_and_accepted_lengths(void) {
@@ -165,8 +207,10 @@ static void ids_are_those_of_hugging_face_tokenizers(void) {
 
 int main(void) {
     snprintf(bundle, sizeof bundle, "%s/demo.bundle", demo_tmp());
+    snprintf(gpu, sizeof gpu, "%s/gpu.bundle", demo_tmp());
     if (!demo_build(NULL, "host", 1, bundle)) return printf("not ok build\n"), 1;
     RUN(logits_agree_with_the_training_framework);
+    RUN(rounding_as_a_gpu_does_changes_little);
     RUN(decoding_gives_the_same_tokens_rounds_and_accepted_lengths);
     RUN(ids_are_those_of_hugging_face_tokenizers);
     return check_done();

@@ -1,0 +1,75 @@
+// What the files of the GPU engine share. Private to them.
+#ifndef TILERUN_GPU_PARTS_H
+#define TILERUN_GPU_PARTS_H
+#include "cuda.h"
+#include "gpu.h"
+
+enum {
+    RING = 4096,            // rounds that may wait for the host
+    TRACE_ROOM = 4096,      // records a worker
+    ROUND_ENDS = 1024,      // rounds whose times are kept for the trace
+    KERNEL_PATIENCE = 1000, // ms, the kernel's own bound of a wait
+    HOST_PATIENCE = 1500,   // ms without a round
+    ABORT_PATIENCE = 400,   // ms that the kernel gets to leave
+    STOP_PATIENCE = 2000,   // ms to leave when idle
+    MEMORIES = 8,
+};
+
+// One allocation of the device's memory, by what it is for.
+typedef struct GpuMemory {
+    const char *name;
+    uint64_t bytes;
+    bool zeroed;
+    CudaAddress at;
+} GpuMemory;
+enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTROL, MEMORY_TRACE };
+
+// Host memory that the device sees.
+typedef struct GpuHost {
+    EngineMailbox mailbox;
+    _Alignas(64) EngineRound ring[RING];
+    _Alignas(64) EngineReport report[REPORT_RECORDS];
+    _Alignas(64) int32_t prompt[]; // [context]
+} GpuHost;
+
+typedef struct Gpu {
+    Ctx *ctx;
+    const Model *model;
+    const Prog *prog;
+    const PackList *weights;
+    GpuOptions options;
+    int context; // positions
+    const EngineTables *tables;
+    size_t tables_bytes;
+    const Section *cubin;
+
+    Cuda *cuda;
+    CudaDevice device;
+    bool held;     // the context
+    bool launched; // the kernel runs, or ran until it failed
+    bool dead;     // after a failure: nothing of the device is left
+    void *module, *function, *stream, *copies;
+    GpuMemory memory[MEMORIES];
+    GpuHost *host;
+    CudaAddress host_at;
+    float *logits; // [rows][vocab], pinned
+    EngineParams params;
+
+    DecodeRequest request;
+    bool open;                 // a request is
+    uint32_t number;           // of the newest request
+    uint32_t read;             // ring entries
+    uint32_t logits_of;        // the entry whose logits are in `logits`
+    uint64_t ends[ROUND_ENDS]; // the GPU's clock at each round's end, of the request
+    bool decoded[ROUND_ENDS];  // whether it was a round of decoding
+    int end_count;
+} Gpu;
+
+// gpu_load.c
+bool gpu_layout(Gpu *gpu, EngineLayer *layers); // sizes of the memories; `layers` NULL, or addresses into them
+Exit gpu_load(Gpu *gpu);
+// gpu_report.c: the diagnostic E0906 with what the records say.
+void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);
+// gpu.c: ends the kernel and releases the device, whatever state it is in.
+void gpu_release(Gpu *gpu);
+#endif

@@ -1,0 +1,346 @@
+// A driver without a GPU: device memory is host memory, and the kernel is a thread that plays the device's side of the
+// mailbox and the ring. Its tokens are a chain, each made of the one before, so drafting changes nothing.
+#include "fake_cuda.h"
+#include "cuda.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CUDA(name, symbol, parameters) int symbol parameters;
+#include "cuda_api.def"
+#undef CUDA
+
+static FakeCuda state;
+static atomic_int running; // 1: the kernel runs; 2: it has crashed
+static pthread_t kernel;
+static void *kernel_stream;
+
+const FakeCuda *fake_cuda(void) { return &state; }
+
+// The text behind `word` in FAKE_CUDA, or NULL.
+static const char *told(const char *word) {
+    const char *all = getenv("FAKE_CUDA");
+    size_t length = strlen(word);
+    for (const char *at = all; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+        if (strncmp(at, word, length) == 0) return at + length;
+    return NULL;
+}
+static int number(const char *word, int otherwise) { return told(word) ? atoi(told(word)) : otherwise; }
+
+int cuInit(unsigned flags) { return flags ? 1 : told("nodevice") ? CUDA_NO_DEVICE : CUDA_OK; }
+int cuDriverGetVersion(int *version) {
+    *version = told("old") ? 12080 : 13000;
+    return CUDA_OK;
+}
+int cuGetErrorName(int result, const char **name) {
+    *name = result == CUDA_OUT_OF_MEMORY        ? "CUDA_ERROR_OUT_OF_MEMORY"
+            : result == CUDA_DEVICE_UNAVAILABLE ? "CUDA_ERROR_DEVICE_UNAVAILABLE"
+            : result == CUDA_NO_DEVICE          ? "CUDA_ERROR_NO_DEVICE"
+            : result == CUDA_LAUNCH_FAILED      ? "CUDA_ERROR_LAUNCH_FAILED"
+                                                : NULL;
+    return *name ? CUDA_OK : 1;
+}
+int cuGetErrorString(int result, const char **text) {
+    *text = "in the driver's words";
+    return result ? CUDA_OK : CUDA_OK;
+}
+int cuDeviceGetCount(int *count) {
+    *count = 1;
+    return CUDA_OK;
+}
+int cuDeviceGet(int *device, int ordinal) {
+    *device = ordinal + 40; // no ordinal
+    return CUDA_OK;
+}
+int cuDeviceGetName(char *name, int length, int device) {
+    const char *is = told("name=");
+    size_t n = is ? strcspn(is, ",") : 0;
+    if (!is || n >= (size_t)length) is = "NVIDIA H200", n = strlen(is);
+    memcpy(name, is, n);
+    name[n] = 0;
+    return device == 40 ? CUDA_OK : 101;
+}
+int cuDeviceTotalMem_v2(size_t *bytes, int device) {
+    *bytes = 150754820096;
+    return device == 40 ? CUDA_OK : 101;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    switch (attribute) {
+    case CUDA_MAJOR: *value = number("major=", 9); break;
+    case CUDA_MINOR: *value = 0; break;
+    case CUDA_WORKERS: *value = number("workers=", 132); break;
+    case CUDA_SHARED_OPTIN: *value = number("shared=", 232448); break;
+    case CUDA_COMPUTE_MODE: *value = told("prohibited") ? 2 : told("exclusive") ? 3 : 0; break;
+    default: return 1;
+    }
+    return device == 40 ? CUDA_OK : 101;
+}
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    if (told("busy") || told("exclusive")) return CUDA_DEVICE_UNAVAILABLE;
+    *context = &state;
+    state.contexts++;
+    return device == 40 ? CUDA_OK : 101;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    state.contexts--;
+    return device == 40 ? CUDA_OK : 101;
+}
+int cuDevicePrimaryCtxReset_v2(int device) { return device == 40 ? CUDA_OK : 101; }
+int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
+int cuMemGetInfo_v2(size_t *unused, size_t *total) {
+    *unused = told("full") ? 10000000 : 150000000000;
+    *total = 150754820096;
+    return CUDA_OK;
+}
+int cuMemAlloc_v2(CudaAddress *at, size_t bytes) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, 256, bytes) != 0) return CUDA_OUT_OF_MEMORY;
+    memset(memory, 0xA5, bytes);
+    *at = (CudaAddress)(uintptr_t)memory;
+    state.allocations++;
+    return CUDA_OK;
+}
+int cuMemFree_v2(CudaAddress at) {
+    free((void *)(uintptr_t)at);
+    state.allocations--;
+    return CUDA_OK;
+}
+int cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
+    *at = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    state.hosts++;
+    return *at && flags ? CUDA_OK : CUDA_OUT_OF_MEMORY;
+}
+int cuMemFreeHost(void *at) {
+    free(at);
+    state.hosts--;
+    return CUDA_OK;
+}
+int cuMemHostGetDevicePointer_v2(CudaAddress *at, void *host, unsigned flags) {
+    *at = (CudaAddress)(uintptr_t)host;
+    return flags ? 1 : CUDA_OK;
+}
+int cuModuleLoadDataEx(void **module, const void *image, unsigned options, int *keys, void **values) {
+    (void)keys, (void)values;
+    *module = &state.modules;
+    state.modules++;
+    return options == 0 && memcmp(image, "cubin", 5) == 0 ? CUDA_OK : 200;
+}
+int cuModuleUnload(void *module) {
+    state.modules--;
+    return module ? CUDA_OK : 1;
+}
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    *function = module;
+    return strcmp(name, "tilegen_engine") == 0 ? CUDA_OK : 500;
+}
+int cuFuncGetAttribute(int *value, int attribute, void *function) {
+    *value = 30000;
+    return function && attribute == CUDA_FUNCTION_STATIC ? CUDA_OK : 1;
+}
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+    return function && attribute == CUDA_FUNCTION_SHARED && value + 30000 <= number("shared=", 232448) ? CUDA_OK : 1;
+}
+int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+    *stream = malloc(1);
+    state.streams++;
+    return flags == CUDA_STREAM_APART && priority == 0 ? CUDA_OK : 1;
+}
+int cuStreamDestroy_v2(void *stream) {
+    free(stream);
+    state.streams--;
+    return CUDA_OK;
+}
+int cuStreamQuery(void *stream) {
+    if (stream != kernel_stream) return CUDA_OK;
+    int now = atomic_load(&running);
+    return now == 1 ? CUDA_NOT_READY : now == 2 ? CUDA_LAUNCH_FAILED : CUDA_OK;
+}
+int cuStreamSynchronize(void *stream) { return cuStreamQuery(stream); }
+int cuEventCreate(void **event, unsigned flags) {
+    *event = malloc(1);
+    state.events++;
+    return flags == CUDA_EVENT_UNTIMED ? CUDA_OK : 1;
+}
+int cuEventDestroy_v2(void *event) {
+    free(event);
+    state.events--;
+    return CUDA_OK;
+}
+int cuEventRecord(void *event, void *stream) { return event && stream ? CUDA_OK : 1; }
+int cuEventSynchronize(void *event) { return event ? CUDA_OK : 1; }
+int cuMemcpyHtoDAsync_v2(CudaAddress to, const void *from, size_t bytes, void *stream) {
+    memcpy((void *)(uintptr_t)to, from, bytes);
+    return stream ? CUDA_OK : 1;
+}
+int cuMemcpyDtoHAsync_v2(void *to, CudaAddress from, size_t bytes, void *stream) {
+    memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return stream ? CUDA_OK : 1;
+}
+int cuMemsetD8Async(CudaAddress at, unsigned char value, size_t bytes, void *stream) {
+    memset((void *)(uintptr_t)at, value, bytes);
+    return stream ? CUDA_OK : 1;
+}
+
+// ---- The kernel ----
+
+typedef struct Kernel {
+    EngineParams p;
+    EngineMailbox *mailbox;
+    EngineRound *ring;
+    uint32_t number; // rounds told
+    int token, position, emitted;
+    uint64_t last; // end of a round
+} Kernel;
+
+static uint64_t clock_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void report(const Kernel *k) {
+    EngineReport *at = (EngineReport *)(uintptr_t)k->p.report;
+    for (uint32_t i = 0; i < 20; i++) {
+        at[i] = (EngineReport){.worker = i,
+                               .role = 1,
+                               .instance = 4,
+                               .step = 0,
+                               .lo = 16 * i,
+                               .hi = 16 * i + 16,
+                               .group = i < 6 ? 3 : i,
+                               .want = 12,
+                               .have = 11,
+                               .round = 7,
+                               .timed_out = i == 17};
+        __atomic_store_n(&at[i].kind, i == 2 ? WAITER_PAGE : i == 3 ? WAITER_GATE : WAITER_COUNTER, __ATOMIC_RELEASE);
+    }
+}
+
+static bool aborted(const Kernel *k) { return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0; }
+
+// The first step of each instance, one after the other since the last round.
+static void trace(const Kernel *k, uint64_t end) {
+    const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
+    EngineTrace *at = (EngineTrace *)(uintptr_t)k->p.trace;
+    uint64_t part = (end - k->last) / (t->instances + 1);
+    for (uint32_t i = 0; at && i < t->instances; i++) {
+        uint64_t begun = k->last + i * part;
+        at[k->p.trace_room + i] = (EngineTrace){i, 0, begun, begun, begun + part / 2, begun + part};
+    }
+}
+
+static void tell(Kernel *k, EngineRound entry) {
+    EngineRound *at = &k->ring[k->number % k->p.ring_size];
+    entry.nanoseconds = clock_ns();
+    entry.number = 0;
+    trace(k, entry.nanoseconds);
+    k->last = entry.nanoseconds;
+    memcpy((char *)at + 4, (char *)&entry + 4, sizeof entry - 4);
+    __atomic_store_n(&at->number, ++k->number, __ATOMIC_RELEASE);
+}
+
+static bool waits(Kernel *k, bool hold) {
+    for (;;) {
+        uint32_t taken = __atomic_load_n(&k->mailbox->taken, __ATOMIC_ACQUIRE);
+        if (aborted(k)) return false;
+        if (hold ? taken == k->number : k->number - taken < k->p.ring_size) return true;
+        usleep(10);
+    }
+}
+
+// The next tokens of the chain, cut behind a stop and at the limit.
+static void emit(Kernel *k, EngineRound *entry, int count) {
+    const EngineRequest *r = &k->mailbox->body;
+    for (int i = 0; i < count && !(entry->flags & ROUND_LAST); i++) {
+        k->token = (k->token * 31 + 7) % 199;
+        entry->tokens[entry->count++] = told("lies") ? 1 << 30 : k->token;
+        if (++k->emitted == (int)r->limit) entry->flags |= ROUND_LAST;
+        for (uint32_t s = 0; s < r->stop_count; s++)
+            if (r->stops[s] == k->token) entry->flags |= ROUND_LAST | ROUND_ENDED;
+    }
+}
+
+static bool serve(Kernel *k, uint32_t request) {
+    const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
+    const EngineRequest *r = &k->mailbox->body;
+    const int32_t *prompt = (const int32_t *)(uintptr_t)k->p.prompt_host;
+    float *logits = (float *)(uintptr_t)(k->p.slab + t->logits_at);
+    int vocab = number("vocab=", 2048);
+    k->emitted = k->position = 0;
+    for (int turn = 0;; turn++) {
+        EngineRound entry = {.start = (uint32_t)k->position, .flags = 0};
+        if (told("slow")) usleep(20000);
+        if (aborted(k)) return false;
+        if (__atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request) {
+            entry.flags = ROUND_LAST | ROUND_CANCELLED;
+        } else if (k->position < (int)r->prompt) {
+            int left = (int)r->prompt - k->position;
+            entry.rows = (uint32_t)(left < ENGINE_ROWS ? left : ENGINE_ROWS);
+            entry.flags = ROUND_PROMPT;
+            for (uint32_t i = 0; i < entry.rows; i++)
+                logits[i * (uint32_t)vocab + 5] = (float)prompt[k->position + (int)i];
+            k->position += (int)entry.rows;
+            k->token = prompt[k->position - 1];
+            if (k->position == (int)r->prompt) emit(k, &entry, 1);
+        } else {
+            entry.rows = r->flags & REQUEST_DRAFT ? ENGINE_ROWS : 1;
+            entry.flags = r->flags & REQUEST_DRAFT ? ROUND_DRAFTED : 0;
+            entry.accepted = r->flags & REQUEST_DRAFT ? (uint32_t)turn % 8 : 0;
+            emit(k, &entry, (int)entry.accepted + 1);
+            k->position += (int)entry.accepted + 1;
+        }
+        if (told("hang") && turn == 2) {
+            while (!aborted(k)) usleep(100);
+            return false;
+        }
+        if (told("dies") && turn == 2) return false;
+        if (!waits(k, false)) return false;
+        tell(k, entry);
+        if ((r->flags & REQUEST_HOLD) && !waits(k, true)) return false;
+        if (entry.flags & ROUND_LAST) return true;
+    }
+}
+
+static void *kernel_main(void *user) {
+    Kernel *k = user;
+    uint32_t seen = 0;
+    bool sound = true;
+    while (sound && !aborted(k)) {
+        uint32_t request = __atomic_load_n(&k->mailbox->request, __ATOMIC_ACQUIRE);
+        if (request != seen)
+            sound = serve(k, seen = request);
+        else if (__atomic_load_n(&k->mailbox->stop, __ATOMIC_ACQUIRE))
+            break;
+        else
+            usleep(20);
+    }
+    if (!sound && !told("crashes") && !told("silent")) report(k);
+    while (!sound && told("deaf")) usleep(1000);
+    free(k);
+    state.kernels--;
+    atomic_store(&running, !sound && told("crashes") ? 2 : 0);
+    return NULL;
+}
+
+int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **parameters,
+                   void **extra) {
+    Kernel *k = calloc(1, sizeof *k);
+    if (!k || !function || extra || grid_y * grid_z * block_y * block_z != 1) return 1;
+    memcpy(&k->p, parameters[0], sizeof k->p);
+    k->mailbox = (EngineMailbox *)(uintptr_t)k->p.mailbox;
+    k->ring = (EngineRound *)(uintptr_t)k->p.ring;
+    state.params = k->p;
+    state.grid = grid_x;
+    state.block = block_x;
+    state.shared = shared_bytes;
+    state.launches++;
+    state.kernels++;
+    kernel_stream = stream;
+    atomic_store(&running, 1);
+    if (pthread_create(&kernel, NULL, kernel_main, k) != 0) return 1;
+    return pthread_detach(kernel) == 0 ? CUDA_OK : 1;
+}

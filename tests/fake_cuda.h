@@ -1,0 +1,16 @@
+// A driver without a GPU (fake_cuda.c): what a test may ask it. FAKE_CUDA, a list of words separated by commas, says
+// how it behaves: old, nodevice, busy, prohibited, exclusive, full (little memory), name=..., workers=N, vocab=N for
+// the device; slow, hang, deaf, dies, crashes, lies for its kernel.
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+#include "../templates/abi.h"
+
+typedef struct FakeCuda {
+    int allocations, hosts, contexts, modules, streams, events, kernels; // alive
+    int launches;
+    EngineParams params; // of the newest launch
+    unsigned grid, block, shared;
+} FakeCuda;
+
+const FakeCuda *fake_cuda(void);
+#endif

@@ -1,0 +1,38 @@
+// Reads one value of a packed matrix (templates/abi.h), slowly, from the layout's description alone.
+#ifndef UNPACK_H
+#define UNPACK_H
+#include "check.h"
+#include "pack.h"
+
+// Row `row` of a packed matrix of `cols` inputs: strips of 16 rows of blocks of 128 inputs.
+static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row, int col) {
+    static const int magnitude[4] = {6, 3, 0, 9}, sign[4] = {15, 12, 14, 13};
+    static const float e2m1[8] = {0, .5f, 1, 1.5f, 2, 3, 4, 6};
+    size_t sizes[] = {[DTYPE_BF16] = 4096, [DTYPE_FP8] = 2064, [DTYPE_MXFP4] = 1088, [DTYPE_F32] = 8192};
+    size_t blocks = (size_t)(cols + 127) / 128;
+    const uint8_t *at = packed + ((size_t)(row / 16) * blocks + (size_t)(col / 128)) * sizes[dtype];
+    int half = row % 16 / 8, g = row % 8, t = col % 128 / 32, k = col % 32, lane = 4 * g + t;
+    float out;
+    uint16_t bits;
+    uint32_t word;
+    switch (dtype) {
+    case DTYPE_BF16: // product k / 4; a lane: rows g and g + 8 of inputs 0,1, then of inputs 2,3
+        memcpy(&bits, at + k / 4 * 512 + lane * 16 + k % 4 / 2 * 8 + half * 4 + k % 2 * 2, 2);
+        return bf16_to_float(bits);
+    case DTYPE_F32: memcpy(&out, at + k / 4 * 1024 + half * 512 + lane * 16 + k % 4 * 4, 4); return out;
+    case DTYPE_FP8: {
+        int byte = at[k / 8 * 512 + lane * 16 + half * 8 + k % 8], exponent = byte >> 3 & 15, mantissa = byte & 7;
+        float factor, value = exponent ? ldexpf(1 + (float)mantissa / 8, exponent - 7) : ldexpf((float)mantissa, -9);
+        memcpy(&factor, at + 2048 + 4 * half, 4);
+        if (exponent == 15 && mantissa == 7) value = NAN;
+        return (byte & 128 ? -value : value) * factor;
+    }
+    default: {
+        memcpy(&word, at + half * 512 + lane * 16 + k / 8 * 4, 4);
+        int p = k % 8 / 2, h = k % 2, u = at[1024 + 2 * lane + half] - 126;
+        float value = e2m1[word >> (16 * h + magnitude[p]) & 7];
+        return (word >> (16 * h + sign[p]) & 1 ? -value : value) * ldexpf(1, u - 127);
+    }
+    }
+}
+#endif

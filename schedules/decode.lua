@@ -115,9 +115,9 @@ return kernel "decode" {
     rows = rows,
     activations = "bf16",
     roles = {
-        load    = { warps = 4, registers = 56 }, -- a warpgroup: registers move between warpgroups
-        compute = { warps = 8, registers = 200 },
-        control = { warps = 4, registers = 56 },
+        load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
+        compute = { warps = 8, registers = 184 },
+        control = { warps = 4, registers = 64 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

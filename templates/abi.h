@@ -121,9 +121,10 @@ typedef struct EngineEntry {
     uint16_t pool, body_step; // body_step: index in its body
 } EngineEntry;                // 32 bytes
 
-enum { GROUP_MASK = 0xFFFFFF, GROUP_KEY = 1 << 31, GROUP_TOKEN = 1 << 30, GROUP_ALL_RANKS = 1 << 29, LAG_SHIFT = 24 };
+enum { GROUP_MASK = 0x1FFFFFF, GROUP_ALL_RANKS = 1 << 25, GROUP_TOKEN = 1 << 26, LAG_SHIFT = 25 };
+#define GROUP_KEY 0x80000000u
 typedef struct EngineWait {
-    uint32_t group; // group | lag << LAG_SHIFT (5 bits) | GROUP_KEY
+    uint32_t group; // group | lag << LAG_SHIFT (6 bits) | GROUP_KEY
     int32_t need;
 } EngineWait;
 typedef struct EngineSignal {
@@ -192,8 +193,9 @@ enum {
     ROUND_DRAFTED = 16,
 };
 
-// Who waited for what when the engine gave up. Host memory; `kind` is written last.
-enum { REPORT_RECORDS = 256 };
+// Who waited for what when the engine gave up: a record a warp of each worker. Host memory, zero at first; `kind` is
+// written last.
+enum { REPORT_RECORDS = 4096 };
 enum { WAITER_COUNTER = 1, WAITER_PAGE, WAITER_RING, WAITER_GATE, WAITER_GROUP };
 typedef struct EngineReport {
     volatile uint32_t kind;

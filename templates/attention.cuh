@@ -11,15 +11,18 @@
 #define TILEGEN_ATTENTION_CUH
 #include "linear.cuh"
 
-// Cosines and sines of one position for the 8 rotated pairs at `i`: of the product of two unit vectors, in double.
-static DEVICE void rope_factors(const EngineParams &p, int kind, int half, int position, int i, float (&c)[8], float (&s)[8]) {
-    const double2 *high = pointer<const double2>(p.rope_high[kind]) + (uint64_t)(position / ROPE_LOW) * half + i;
-    const double2 *low = pointer<const double2>(p.rope_low[kind]) + (uint64_t)(position % ROPE_LOW) * half + i;
-#pragma unroll
-    for (int n = 0; n < 8; n++) {
-        double2 a = high[n], b = low[n];
-        c[n] = (float)(a.x * b.x - a.y * b.y);
-        s[n] = (float)(a.y * b.x + a.x * b.y);
+// Cosines and sines of the round's positions: products of two unit vectors, in double, rounded once.
+template <class Dims> struct RopeRows {
+    float cosine[ENGINE_ROWS][Dims::ROTARY / 2], sine[ENGINE_ROWS][Dims::ROTARY / 2];
+};
+template <class Dims> static DEVICE void rope_rows(Compute &c, int kind, int start, RopeRows<Dims> &rope) {
+    constexpr int half = Dims::ROTARY / 2;
+    for (int n = c.warp * 32 + lane_id(); n < ENGINE_ROWS * half; n += COMPUTE_WARPS * 32) {
+        const int row = n / half, i = n % half, position = start + row;
+        const double2 a = pointer<const double2>(c.p->rope_high[kind])[(uint64_t)(position / ROPE_LOW) * half + i];
+        const double2 b = pointer<const double2>(c.p->rope_low[kind])[(uint64_t)(position % ROPE_LOW) * half + i];
+        rope.cosine[row][i] = (float)(a.x * b.x - a.y * b.y);
+        rope.sine[row][i] = (float)(a.y * b.x + a.x * b.y);
     }
 }
 
@@ -29,10 +32,11 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
     for (int i = 0; i < 4; i++) v[2 * i] = bf16_low(w[i]), v[2 * i + 1] = bf16_high(w[i]);
 }
 
-// Dims [d, d + 8) of a row's q or k head after norm and RoPE, as bf16 pairs. `row` points at the head's dim 0; factor: of
+// Dims [d, d + 8) of a row's q or k head after norm and RoPE, as bf16 pairs. `row` points at the head's dim 0, `position` counts from the
+// round's first; factor: of
 // the head's norm, with its weights `norm` (0: none). The rotated dims come in multiples of 16.
 template <class Dims>
-static DEVICE Quad head_piece(const EngineParams &p, const char *row, uint64_t norm, float factor, int kind, int position, int d) {
+static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *row, uint64_t norm, float factor, int position, int d) {
     float x[8], w[8];
     if (d >= Dims::QK) return {0, 0, 0, 0};
     unpack(global_quad(row + d * 2), x);
@@ -43,7 +47,7 @@ static DEVICE Quad head_piece(const EngineParams &p, const char *row, uint64_t n
     }
     constexpr int half = Dims::ROTARY / 2;
     if (d < Dims::ROTARY) {
-        float y[8], c[8], s[8];
+        float y[8];
         int other = d < half ? d + half : d - half;
         unpack(global_quad(row + other * 2), y);
         if (norm) {
@@ -51,7 +55,7 @@ static DEVICE Quad head_piece(const EngineParams &p, const char *row, uint64_t n
 #pragma unroll
             for (int i = 0; i < 8; i++) y[i] = w[i] * (y[i] * factor);
         }
-        rope_factors(p, kind, half, position, d < half ? d : d - half, c, s);
+        const float *c = rope.cosine[position] + (d < half ? d : d - half), *s = rope.sine[position] + (d < half ? d : d - half);
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = d < half ? x[i] * c[i] - y[i] * s[i] : x[i] * c[i] + y[i] * s[i];
     }
@@ -95,6 +99,7 @@ static DEVICE uint16_t value_bf16(uint16_t v, float scale) { return bf16_round(b
 template <class Dims> struct Own {
     uint16_t key[ENGINE_ROWS][Dims::KEY];
     uint16_t value[Dims::V][16];
+    RopeRows<Dims> rope;
 };
 
 template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, int kv, Own<Dims> &own) {
@@ -107,7 +112,7 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
         float factor = head_factor<Dims>(row, norm, step.eps);
 #pragma unroll 2
         for (int d = 8 * t; d < Dims::KEY; d += 32) {
-            Quad q = head_piece<Dims>(*c.p, row, norm, factor, step.kind, start + g, d);
+            Quad q = head_piece<Dims>(own.rope, row, norm, factor, g, d);
             if (g >= rows) q = {0, 0, 0, 0};
             *reinterpret_cast<Quad *>(&own.key[g][d]) = q;
         }
@@ -159,7 +164,7 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
     // Both of a lane's queries are row g of the round, of two heads.
     const int mine = start + g;
     const int from = slot.step.window ? mine - (int)slot.step.window + 1 : 0, to = slot.step.causal && mine < last ? mine : last;
-    float top[2] = {-INFINITY, -INFINITY};
+    float top[2] = {NO_SCORE, NO_SCORE};
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -169,7 +174,7 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float &s = score[j][2 * h + e];
-                s = seen ? s * (Dims::scale() * LOG2_E) : -INFINITY;
+                s = seen ? s * (Dims::scale() * LOG2_E) : NO_SCORE;
                 top[h] = fmaxf(top[h], s);
             }
         }
@@ -177,8 +182,8 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float high = fmaxf(r.top[h], ceilf(quad_max(top[h])));
-        float keep = r.top[h] == -INFINITY ? 0 : exp2_fast(r.top[h] - high), sum = 0;
-        if (high == -INFINITY) high = 0; // nothing seen yet: every weight below is 0
+        float keep = r.top[h] == NO_SCORE ? 0 : exp2_fast(r.top[h] - high), sum = 0;
+        if (high == NO_SCORE) high = 0; // nothing seen yet: every weight below is 0
         else r.top[h] = high;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -216,7 +221,7 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
 // Divides by the sum, the sink included: base-2 exponents, `top` whole.
 static DEVICE float softmax_factor(float &top, float &sum, bool has_sink, float sink) {
     if (has_sink) {
-        float b = sink * LOG2_E, high = fmaxf(top, ceilf(b)), keep = top == -INFINITY ? 0 : exp2_fast(top - high);
+        float b = sink * LOG2_E, high = fmaxf(top, ceilf(b)), keep = top == NO_SCORE ? 0 : exp2_fast(top - high);
         sum = sum * keep + exp2_fast(b - high);
         return sum > 0 ? keep / sum : 0;
     }
@@ -228,21 +233,30 @@ template <class Dims> static DEVICE float *part_at(uint64_t parts, int split, in
     return pointer<float>(parts) + (((uint64_t)head * split + part) * ENGINE_ROWS + row) * (Dims::V + 2);
 }
 
+// Dims of a pass of joining key lanes: what all warps' sums leave room for.
+template <class Dims> constexpr DEVICE int pass_dims() {
+    int best = 8;
+    for (int n = 8; n <= Dims::V; n += 8)
+        if (Dims::V % n == 0 && sizeof(Own<Dims>) + COMPUTE_WARPS * 16 * (n + 2) * 4 <= SCRATCH_BYTES) best = n;
+    return best;
+}
+
 template <class Dims> static DEVICE void attend(Compute &c) {
     c.drain();
-    c.wait_ready();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
+    char *room = reinterpret_cast<char *>(c.s->partial);
+    Own<Dims> &own = *reinterpret_cast<Own<Dims> *>(room);
+    rope_rows<Dims>(c, step.kind, at.start, own.rope);
+    c.group.sync(c.who, *c.s);
+    c.wait_ready();
     const int heads = at.hi - at.lo, pairs = (heads + 1) / 2, lane = lane_id(), g = lane >> 2, t = lane & 3;
     const int kv = at.lo * (int)step.kv_heads / (int)step.heads;
     int head_lanes = 1;
     while (head_lanes < pairs && head_lanes < COMPUTE_WARPS) head_lanes *= 2;
     const int key_lanes = COMPUTE_WARPS / head_lanes, key_lane = c.warp / head_lanes;
-    char *room = reinterpret_cast<char *>(c.s->partial);
-    Own<Dims> &own = *reinterpret_cast<Own<Dims> *>(room);
-    static_assert(sizeof(Own<Dims>) % 16 == 0 && sizeof(Own<Dims>) + COMPUTE_WARPS * 16 * (8 + 2) * 4 <= SCRATCH_BYTES, "own rows and a slice of all warps' sums");
-    float *slice = reinterpret_cast<float *>(room + sizeof(Own<Dims>)); // [warp][16 queries][top, sum, 8 dims]
+    float *slice = reinterpret_cast<float *>(room + sizeof(Own<Dims>)); // [warp][16 queries][dims of a pass, top, sum]
     own_rows<Dims>(c, slot, kv, own);
     c.group.sync(c.who, *c.s);
     const int split = step.split, start = at.start, last = start + at.rows - 1;
@@ -253,7 +267,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         const bool both = 2 * pair + 1 < heads, active = pair < pairs;
         Running<Dims> r;
 #pragma unroll
-        for (int h = 0; h < 2; h++) r.top[h] = -INFINITY, r.sum[h] = 0;
+        for (int h = 0; h < 2; h++) r.top[h] = NO_SCORE, r.sum[h] = 0;
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][0] = r.out[n][1] = r.out[n][2] = r.out[n][3] = 0;
         if (active) {
@@ -265,7 +279,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 float factor = head_factor<Dims>(row, norm, step.eps);
 #pragma unroll
                 for (int u = 0; u < Dims::KEY / 32; u++) {
-                    Quad piece = head_piece<Dims>(*c.p, row, norm, factor, step.kind, start + g, 32 * u + 8 * t);
+                    Quad piece = head_piece<Dims>(own.rope, row, norm, factor, g, 32 * u + 8 * t);
                     q[2 * u][h] = piece.x, q[2 * u][h + 2] = piece.y;
                     q[2 * u + 1][h] = piece.z, q[2 * u + 1][h + 2] = piece.w;
                 }
@@ -276,48 +290,60 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 attend_chunk<Dims>(slot, own, kv, chunk, q, r);
             }
         }
-        // Key lanes are joined in order, eight dims at a time; then the sink and the division, or the part's place.
+        // Key lanes are joined in order, some dims at a time; then the sink and the division, or the part's place.
         const uint64_t sinks = slot.layer.weight[SLOT_SINK];
+        constexpr int PASS = pass_dims<Dims>(), ROOM = PASS + 2;
+        float top[2], sum[2], keep[2];
 #pragma unroll
-        for (int n = 0; n < Dims::V / 8; n++) {
+        for (int pass = 0; pass < Dims::V; pass += PASS) {
             if (key_lanes > 1) {
-                if (n == 0) c.group.sync(c.who, *c.s);
-                float *mine = slice + c.warp * 160;
+                c.group.sync(c.who, *c.s);
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    if (t == 0) mine[(g + 8 * h) * 10] = r.top[h], mine[(g + 8 * h) * 10 + 1] = r.sum[h];
-                    mine[(g + 8 * h) * 10 + 2 + 2 * t] = r.out[n][2 * h], mine[(g + 8 * h) * 10 + 3 + 2 * t] = r.out[n][2 * h + 1];
+                    float *mine = slice + (c.warp * 16 + g + 8 * h) * ROOM;
+                    if (t == 0) mine[PASS] = r.top[h], mine[PASS + 1] = r.sum[h];
+#pragma unroll
+                    for (int n = 0; n < PASS / 8; n++)
+                        mine[8 * n + 2 * t] = r.out[pass / 8 + n][2 * h], mine[8 * n + 2 * t + 1] = r.out[pass / 8 + n][2 * h + 1];
                 }
                 c.group.sync(c.who, *c.s);
             }
-            if (key_lane == 0 && active) {
+            if (key_lane != 0 || !active) continue;
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    if (h == 1 && !both) continue;
-                    const int head = h0 + h, query = g + 8 * h;
-                    float top = r.top[h], sum = r.sum[h], a = r.out[n][2 * h], b = r.out[n][2 * h + 1];
-                    for (int other = 1; other < key_lanes; other++) {
-                        const float *theirs = slice + (c.warp + other * head_lanes) * 160 + query * 10;
-                        float their_top = theirs[0];
-                        if (their_top == -INFINITY) continue;
-                        float high = fmaxf(top, their_top), keep = top == -INFINITY ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
-                        sum = sum * keep + theirs[1] * fresh;
-                        a = a * keep + theirs[2 + 2 * t] * fresh, b = b * keep + theirs[3 + 2 * t] * fresh;
-                        top = high;
-                    }
-                    if (split > 1) {
-                        float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, g);
-                        if (n == 0 && t == 0) part[0] = top, part[1] = sum;
-                        part[2 + 8 * n + 2 * t] = a, part[3 + 8 * n + 2 * t] = b;
-                    } else if (g < at.rows) {
-                        float factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-                        uint32_t *out = pointer<uint32_t>(c.p->slab + step.out + (uint64_t)g * step.out_row + (head * Dims::V + 8 * n + 2 * t) * 2);
-                        *out = bf16_pair(a * factor, b * factor);
-                    }
+            for (int h = 0; h < 2; h++) {
+                if (h == 1 && !both) continue;
+                const int head = h0 + h;
+                float(&out)[Dims::V / 8][4] = r.out;
+                top[h] = r.top[h], sum[h] = r.sum[h];
+                for (int other = 1; other < key_lanes; other++) {
+                    const float *theirs = slice + ((c.warp + other * head_lanes) * 16 + g + 8 * h) * ROOM;
+                    const float their_top = theirs[PASS];
+                    if (their_top == NO_SCORE) continue;
+                    const float high = fmaxf(top[h], their_top), fresh = exp2_fast(their_top - high);
+                    keep[h] = top[h] == NO_SCORE ? 0 : exp2_fast(top[h] - high);
+                    sum[h] = sum[h] * keep[h] + theirs[PASS + 1] * fresh;
+                    top[h] = high;
+#pragma unroll
+                    for (int n = 0; n < PASS / 8; n++)
+#pragma unroll
+                        for (int e = 0; e < 2; e++)
+                            out[pass / 8 + n][2 * h + e] = out[pass / 8 + n][2 * h + e] * keep[h] + theirs[8 * n + 2 * t + e] * fresh;
+                }
+                if (split > 1) {
+                    float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, g);
+                    if (t == 0) part[0] = top[h], part[1] = sum[h];
+#pragma unroll
+                    for (int n = 0; n < PASS / 8; n++)
+                        part[2 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h], part[3 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h + 1];
+                } else if (g < at.rows) {
+                    const float factor = softmax_factor(top[h], sum[h], sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
+                    uint32_t *to = pointer<uint32_t>(c.p->slab + step.out + (uint64_t)g * step.out_row + (head * Dims::V + pass + 2 * t) * 2);
+#pragma unroll
+                    for (int n = 0; n < PASS / 8; n++) to[4 * n] = bf16_pair(out[pass / 8 + n][2 * h] * factor, out[pass / 8 + n][2 * h + 1] * factor);
                 }
             }
-            if (key_lanes > 1) c.group.sync(c.who, *c.s);
         }
+        if (key_lanes > 1) c.group.sync(c.who, *c.s);
     }
 }
 
@@ -331,12 +357,12 @@ template <class Dims> static DEVICE void join_parts(Compute &c) {
     if (c.warp >= at.rows) return;
     for (int head = at.lo; head < at.hi; head++)
         for (int d = lane_id(); d < Dims::V; d += 32) {
-            float top = -INFINITY, sum = 0, out = 0;
+            float top = NO_SCORE, sum = 0, out = 0;
             for (int part = 0; part < (int)step.split; part++) {
                 const float *theirs = part_at<Dims>(c.p->slab + step.in, step.split, head, part, c.warp);
                 float their_top = __ldcg(theirs);
-                if (their_top == -INFINITY) continue;
-                float high = fmaxf(top, their_top), keep = top == -INFINITY ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
+                if (their_top == NO_SCORE) continue;
+                float high = fmaxf(top, their_top), keep = top == NO_SCORE ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
                 sum = sum * keep + __ldcg(theirs + 1) * fresh;
                 out = out * keep + __ldcg(theirs + 2 + d) * fresh;
                 top = high;
@@ -348,10 +374,14 @@ template <class Dims> static DEVICE void join_parts(Compute &c) {
 
 // append and context_append: the round's keys and values of some kv heads into the cache. append reads the fused rows, context_append [K | V] alone (FUSED false).
 template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
-    c.wait_ready();
+    c.drain();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
+    RopeRows<Dims> &rope = *reinterpret_cast<RopeRows<Dims> *>(c.s->partial);
+    rope_rows<Dims>(c, step.kind, at.start, rope);
+    c.group.sync(c.who, *c.s);
+    c.wait_ready();
     const EngineLayer &layer = slot.layer;
     const char *in = pointer<const char>(c.p->slab + step.in);
     const int lane = lane_id(), g = lane >> 2, t = lane & 3;
@@ -365,7 +395,7 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
             char *to = pointer<char>(layer.k) + ((uint64_t)head * layer.capacity + place) * Dims::KEY * 2;
 #pragma unroll 2
             for (int d = 8 * t; d < Dims::KEY; d += 32) {
-                Quad q = head_piece<Dims>(*c.p, row, norm, factor, step.kind, at.start + g, d);
+                Quad q = head_piece<Dims>(rope, row, norm, factor, g, d);
                 if (g < at.rows) *reinterpret_cast<Quad *>(to + d * 2) = q;
             }
         } else

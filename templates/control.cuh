@@ -61,7 +61,7 @@ template <class Model> struct Control {
             number = load_acquire_system((const uint32_t *)&m->request);
             if (number != serving->number) break;
             if (m->stop) return false;
-            if ((n & 15) == 0 && (host_aborts() || load_relaxed(pointer<uint32_t>(p->abort)))) give_up(who, WAITER_GATE, 0, 0, 0, false);
+            if ((n & 15) == 0 && (host_aborts() || load_relaxed(pointer<uint32_t>(p->abort)))) give_up(who, WAITER_GATE, 0, 0, 0);
         }
         __syncwarp();
         uint32_t *to = reinterpret_cast<uint32_t *>(&serving->request);
@@ -104,12 +104,10 @@ template <class Model> struct Control {
 
     // Before the next round may begin: room in the ring, and the host's word where it asked to be waited for.
     DEVICE void wait_for_host(bool hold) {
-        uint64_t since = 0;
         const uint32_t room = hold ? 0 : p->ring_size / 2;
         if (!hold && serving->entry % room != 0) return; // looked at now and then: it is across the bus
         for (uint32_t n = 1; (int)(serving->entry - mailbox()->taken) > (int)room; n++) {
             if ((n & 15) == 0 && (host_aborts() || load_relaxed(pointer<uint32_t>(p->abort)) || mailbox()->cancel == serving->number)) break;
-            (void)since;
         }
     }
 
@@ -186,14 +184,14 @@ template <class Model> struct Control {
 
     DEVICE void run_entry(const EngineEntry &entry, uint32_t instance) {
         const EngineInstance in = s->instances[instance];
-        who.instance = instance, who.step = entry.body_step, who.lo = entry.lo, who.hi = entry.hi;
+        who.at(instance, entry.body_step, entry.lo, entry.hi);
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
         for (uint32_t i = lane_id(); i < entry.wait_count; i += 32) {
             uint32_t group;
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            uint64_t since = 0;
+            uint32_t since = 0;
             for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++) {
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
                 if ((n & 1023) == 0 && blockIdx.x == 0) host_aborts();
@@ -215,7 +213,7 @@ template <class Model> struct Control {
 
     DEVICE void run() {
         for (round = 0;; round++) {
-            who.round = round;
+            who.round(round);
             if (blockIdx.x == 0 && serving->idle && !take_request()) {
                 if (lane_id() == 0) open_gate(round, GATE_EXIT);
                 return;

@@ -71,7 +71,7 @@ template <class Model> struct Dispatch {
         if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
         const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5), w6 = f.field(6), w7 = f.field(7);
         const EngineInstance in = s->instances[f.instance];
-        const uint32_t in_item = __shfl_sync(~0u, f.step[offsetof_in_item() / 32], offsetof_in_item() % 32);
+        __syncwarp();
         if (lane_id() == 0) {
             Instruction &at = slot.at;
             at.instance = f.instance, at.step = w0 & 0xFFFF, at.body_step = w7 >> 16;
@@ -83,7 +83,7 @@ template <class Model> struct Dispatch {
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             at.tap = in.tap;
             at.round = round;
-            at.input = (uint32_t)f.instance << 20 | (w0 & 0x3FF) << 10 | (in_item ? key + 1 : 0);
+            at.input = (uint32_t)f.instance << 20 | (w0 & 0x3FF) << 10 | (slot.step.in_item ? key + 1 : 0);
             if (p->trace) {
                 EngineTrace *trace = pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
                 trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
@@ -91,9 +91,8 @@ template <class Model> struct Dispatch {
         }
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&s->posted[place]));
-        who.instance = f.instance, who.step = w7 >> 16, who.lo = w1, who.hi = w2;
+        who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
     }
-    static DEVICE constexpr int offsetof_in_item() { return (int)(__builtin_offsetof(EngineStep, in_item) / 4); }
 
     // Waits beyond the 32 that the lanes hold.
     DEVICE void wait_more(const Fetch &f, int key) {
@@ -101,7 +100,7 @@ template <class Model> struct Dispatch {
         for (uint32_t i = 32 + lane_id(); i < count; i += 32) {
             EngineWait wait = pointer<const EngineWait>(p->tables + t->wait_at)[first + i];
             uint32_t group, want, n = 1;
-            uint64_t since = 0;
+            uint32_t since = 0;
             bool holds;
             for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds); !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
@@ -124,13 +123,13 @@ template <class Model> struct Dispatch {
     // Posts `f`, waits for it, meanwhile fetches `next`.
     DEVICE void wait_for(Fetch &f, int key, Fetch *next) {
         int stage = 0;
-        uint64_t since = 0;
+        uint32_t since = 0;
         for (uint32_t n = 1;; n++) {
             if (next && stage == 0) fetch_entry(*next), stage = 1;
             else if (next && stage == 1) fetch_rest(*next, -1), stage = 2;
             if (look(f)) break;
             if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group));
-            else if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(p->abort))) give_up(who, WAITER_RING, 0, 0, 0, false);
+            else if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(p->abort))) give_up(who, WAITER_RING, 0, 0, 0);
         }
         ready(f, key);
         if (next && stage == 0) fetch_entry(*next), stage = 1;
@@ -144,7 +143,7 @@ template <class Model> struct Dispatch {
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         uint32_t page = pool.page_lo, taken = s->items_out;
         for (;;) {
-            uint64_t since = 0;
+            uint32_t since = 0;
             for (uint32_t n = 1; shared_acquire(shared_address(&s->items_in)) == taken; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
             const int code = s->items[taken % ITEM_ROOM];
@@ -166,7 +165,7 @@ template <class Model> struct Dispatch {
 
     DEVICE void run() {
         for (round = 0;; round++) {
-            who.round = round;
+            who.round(round);
             gate = gate_wait(who, round);
             if (gate.flags & GATE_EXIT) break;
             instance = -1, entry = end = 0;
@@ -178,8 +177,8 @@ template <class Model> struct Dispatch {
                 advance(next);
                 if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
                     // A pool entry itself is no instruction: its waits, then its items.
-                    uint64_t since = 0;
-                    who.instance = now.instance;
+                    uint32_t since = 0;
+                    who.at(now.instance, now.field(7) >> 16, 0, 0);
                     for (uint32_t n = 1; !look(now); n++)
                         if ((n & 255) == 0 && !now.holds) watch(who, since, WAITER_COUNTER, now.group, now.want, load_relaxed(counters + now.group));
                     if (!gate.skips(s->instances[now.instance])) pool(now);

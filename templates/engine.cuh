@@ -18,10 +18,10 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
             continue;
         }
         if (op <= RUN_LINEAR_F32) { // these go on to the next instruction themselves
-            if (Model::USES_BF16 && op == RUN_LINEAR_BF16) linear<WeightBf16>(c);
-            if (Model::USES_FP8 && op == RUN_LINEAR_FP8) linear<WeightFp8>(c);
-            if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) linear<WeightMxfp4>(c);
-            if (Model::USES_F32 && op == RUN_LINEAR_F32) linear<WeightF32>(c);
+            if (Model::USES_BF16 && op == RUN_LINEAR_BF16) linear<WeightBf16, Model::HELD_BLOCKS>(c);
+            if (Model::USES_FP8 && op == RUN_LINEAR_FP8) linear<WeightFp8, Model::HELD_BLOCKS>(c);
+            if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) linear<WeightMxfp4, Model::HELD_BLOCKS>(c);
+            if (Model::USES_F32 && op == RUN_LINEAR_F32) linear<WeightF32, Model::HELD_BLOCKS>(c);
             continue;
         }
         switch (op) {
@@ -71,6 +71,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         uint32_t body = i / ROLES, role = i % ROLES;
         s.queues[i] = pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
+    if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
     if (thread == 0) {
         for (int i = 0; i < MAX_PAGES; i++) barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
         for (int i = 0; i < SLOTS; i++) {
@@ -81,12 +82,13 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         for (int i = 0; i < STRIP_SLOTS; i++) barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS), barrier_init(shared_address(&s.strip_free[i]), 1);
         barrier_init(shared_address(&s.group), COMPUTE_WARPS);
         s.items_in = s.items_out = 0;
+        s.tick = 1;
         serving.number = serving.entry = 0;
         serving.idle = 1;
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    const Waiter who = {&p, ROLE_LOAD, 0, 0, 0, 0, 0};
+    const Waiter who = {&p, &s};
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
@@ -94,22 +96,19 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             loader.run();
         } else if (warp == 1) {
             Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
-            dispatch.who.role = ROLE_COMPUTE;
             dispatch.run();
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
-            control.who.role = ROLE_CONTROL;
             control.run();
-        }
+        } else if (lane_id() == 0)
+            report_role(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
         Compute c = {&p, &s, shared_address(pages), Model::PAGE_BYTES, 0, 0, 0, {0}, who, warp - 4};
-        c.who.role = ROLE_COMPUTE;
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
-        Finish f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
-        f.who.role = ROLE_COMPUTE;
+        Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
 }

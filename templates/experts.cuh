@@ -16,11 +16,11 @@ template <int KEYS, int TOP> struct RoutesOf {
 template <class Model, class Routes> static DEVICE void choose_experts(const float *scores, const float *bias, int *chosen, float *weights) {
     constexpr int EACH = (Model::EXPERTS + 31) / 32;
     float p[EACH], value[EACH];
-    float top = -INFINITY, total = 0;
+    float top = NO_SCORE, total = 0;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         int e = lane_id() + 32 * i;
-        p[i] = e < Model::EXPERTS ? __ldcg(scores + e) : -INFINITY;
+        p[i] = e < Model::EXPERTS ? __ldcg(scores + e) : NO_SCORE;
         top = fmaxf(top, p[i]);
     }
     if (!Model::SIGMOID) {
@@ -33,11 +33,11 @@ template <class Model, class Routes> static DEVICE void choose_experts(const flo
     for (int i = 0; i < EACH; i++) {
         int e = lane_id() + 32 * i;
         p[i] = Model::SIGMOID ? 1.0f / (1.0f + expf(-p[i])) : p[i] / total;
-        value[i] = e < Model::EXPERTS ? p[i] + (bias ? bias[e] : 0) : -INFINITY;
+        value[i] = e < Model::EXPERTS ? p[i] + (bias ? bias[e] : 0) : NO_SCORE;
     }
     float sum = 0, mine = 0;
     for (int k = 0; k < Model::TOP_K; k++) {
-        float best = -INFINITY, best_p = 0;
+        float best = NO_SCORE, best_p = 0;
         int at = Model::EXPERTS;
 #pragma unroll
         for (int i = 0; i < EACH; i++)
@@ -49,7 +49,7 @@ template <class Model, class Routes> static DEVICE void choose_experts(const flo
         }
 #pragma unroll
         for (int i = 0; i < EACH; i++)
-            if (lane_id() + 32 * i == at) value[i] = -INFINITY;
+            if (lane_id() + 32 * i == at) value[i] = NO_SCORE;
         if (lane_id() == k) mine = best_p, chosen[k] = at;
         sum += best_p;
     }
@@ -112,7 +112,7 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     const EnginePool pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
     const uint32_t instance = slot.at.instance;
     const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
-    uint64_t since = 0;
+    uint32_t since = 0;
     for (uint32_t n = 1; load_acquire(exits) != pool.participants * slot.at.round; n++)
         if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, pool.participants * slot.at.round, load_relaxed(exits));
     if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;

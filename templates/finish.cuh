@@ -12,7 +12,7 @@ static DEVICE float swiglu(float gate, float up, float alpha, float limit) {
     return gate / (1.0f + __expf(-alpha * gate)) * up;
 }
 
-struct Finish {
+struct Finisher {
     const EngineParams *p;
     Shared *s;
     uint32_t number, strips;
@@ -52,7 +52,7 @@ static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int
     if (lane_id() < 4 && token < rows) pointer<Best>(best)[strip * ENGINE_ROWS + token] = b;
 }
 
-template <class Model> static DEVICE void finish_strip(const Finish &f, const Slot &slot, int strip, float (&v)[4], const float (&old)[4]) {
+template <class Model> static DEVICE void finish_strip(const Finisher &f, const Slot &slot, int strip, float (&v)[4], const float (&old)[4]) {
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2, rows = at.rows;
@@ -111,7 +111,7 @@ template <class Model> static DEVICE void finish_strip(const Finish &f, const Sl
 }
 
 // One linear instruction.
-template <class Model> static DEVICE void finish_linear(Finish &f, const Slot &slot) {
+template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot &slot) {
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
@@ -146,7 +146,7 @@ template <class Model> static DEVICE void finish_linear(Finish &f, const Slot &s
     f.strips += strips;
 }
 
-template <class Model> static DEVICE void finish_role(Finish &f) {
+template <class Model> static DEVICE void finish_role(Finisher &f) {
     for (;; f.number++) {
         const uint32_t place = f.number % SLOTS;
         barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1, WAITER_RING);
@@ -154,7 +154,7 @@ template <class Model> static DEVICE void finish_role(Finish &f) {
         if (slot.step.op == RUN_LEAVE) return;
         bool linear = slot.step.op <= RUN_LINEAR_F32;
         if (linear || slot.at.skip) {
-            f.who.instance = slot.at.instance, f.who.step = slot.at.body_step, f.who.lo = slot.at.lo, f.who.hi = slot.at.hi;
+            f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
             barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1, WAITER_RING);
             if (linear && !slot.at.skip) finish_linear<Model>(f, slot);
             if (linear || slot.step.op != RUN_ROUTE_ROWS) {

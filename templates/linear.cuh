@@ -23,7 +23,7 @@ struct Compute {
     DEVICE void wait_posted() {
         barrier_wait(who, s->posted[number % SLOTS], number / SLOTS & 1, WAITER_RING);
         const Instruction &at = slot().at;
-        who.instance = at.instance, who.step = at.body_step, who.lo = at.lo, who.hi = at.hi;
+        who.at(at.instance, at.body_step, at.lo, at.hi);
     }
     DEVICE void wait_ready() { barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1, WAITER_RING); }
     DEVICE void leave() { // this warp is done with the instruction
@@ -63,10 +63,13 @@ struct Chunks {
     }
 };
 
-enum { HELD_BLOCKS = 6 }; // blocks whose inputs a warp holds in registers: 6 x 8 warps x 128 = 6144 inputs
-
 // 32 inputs from k on of row g, as pairs; zero past the end.
-static DEVICE void load_inputs(uint32_t (&x)[16], uint64_t in, const EngineStep &step, uint32_t k) {
+static DEVICE void load_inputs(uint32_t (&x)[16], uint64_t in, const EngineStep &step, uint32_t k, bool wanted) {
+    if (!wanted) {
+#pragma unroll
+        for (int i = 0; i < 16; i++) x[i] = 0;
+        return;
+    }
     int g = lane_id() >> 2;
     uint32_t left = k < step.k ? step.k - k : 0;
     if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
@@ -90,77 +93,72 @@ static DEVICE void load_norm(uint32_t (&w)[16], uint64_t norm, uint32_t k, uint3
 }
 
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
-template <class Weight> static DEVICE void linear(Compute &c) {
-    uint32_t x[HELD_BLOCKS][16];
+//
+// Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop.
+template <class Weight, int HELD_BLOCKS> static DEVICE void linear(Compute &c) {
+    uint32_t x[HELD_BLOCKS][16], early[16];
+    const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
+    const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k, lane_strip = c.warp / warps_k;
+    const uint32_t warp_blocks = c.slot().step.warp_blocks, first_block = kw * warp_blocks;
+    const bool normed = c.slot().step.norm_slot != SLOT_COUNT, held = warp_blocks <= HELD_BLOCKS;
     float squares = 0;
-    const uint32_t input = c.slot().at.input, round = c.slot().at.round;
-    for (bool first = true;; first = false) {
+    {
         const Slot &slot = c.slot();
-        const EngineStep step = slot.step;
-        const Instruction &at = slot.at;
-        const uint32_t kw = c.warp & (step.warps_k - 1), lanes = COMPUTE_WARPS / step.warps_k, lane_strip = c.warp / step.warps_k;
-        const uint32_t first_block = kw * step.warp_blocks, t = lane_id() & 3;
-        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_blocks <= HELD_BLOCKS;
-        const uint64_t in = c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0);
-        const uint64_t norm = normed ? slot.layer.weight[step.norm_slot] : 0;
-        uint32_t early[16];
-        if (first && normed) load_norm(early, norm, first_block * BLOCK_K + 32 * t, step.k);
+        const uint64_t in = c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
+        const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
+        load_norm(early, norm, first_block * BLOCK_K + 32 * t, normed ? slot.step.k : 0);
         c.wait_ready();
-        if (first && held) {
 #pragma unroll
-            for (int b = 0; b < HELD_BLOCKS; b++)
-                if (b < step.warp_blocks) load_inputs(x[b], in, step, (first_block + b) * BLOCK_K + 32 * t);
-            if (normed) {
+        for (int b = 0; b < HELD_BLOCKS; b++) load_inputs(x[b], in, slot.step, (first_block + b) * BLOCK_K + 32 * t, held && b < warp_blocks);
+        if (normed) {
 #pragma unroll
-                for (int b = 0; b < HELD_BLOCKS; b++) {
-                    if (b >= step.warp_blocks) continue;
-                    if (b) load_norm(early, norm, (first_block + b) * BLOCK_K + 32 * t, step.k);
+            for (int b = 0; b < HELD_BLOCKS; b++) {
+                if (b) load_norm(early, norm, (first_block + b) * BLOCK_K + 32 * t, b < warp_blocks ? slot.step.k : 0);
 #pragma unroll
-                    for (int i = 0; i < 16; i++) {
-                        float low = bf16_low(x[b][i]), high = bf16_high(x[b][i]);
-                        squares += low * low;
-                        squares += high * high;
-                        x[b][i] = bf16_mul2(x[b][i], early[i]);
-                    }
+                for (int i = 0; i < 16; i++) {
+                    const float low = bf16_low(x[b][i]), high = bf16_high(x[b][i]);
+                    squares += low * low;
+                    squares += high * high;
+                    x[b][i] = bf16_mul2(x[b][i], early[i]);
                 }
-                squares = quad_sum(squares);
             }
+            squares = quad_sum(squares);
         }
-        if (normed && t == 0 && lane_strip == 0 && held)
-            c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
-
+    }
+    for (;;) {
+        const Slot &slot = c.slot();
+        const EngineStep &step = slot.step;
+        const Instruction &at = slot.at;
+        if (normed && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
         Chunks chunks = {at.page, at.page_lo, at.page_hi, 0, false};
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs;
         const uint32_t strip_bytes = step.blocks * Weight::BYTES;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[4] = {0, 0, 0, 0};
-            // The block's place: chunk and block in it.
-            uint32_t chunk, block;
-            if (step.chunks_of_strip > 1) {
-                chunk = first_block / step.chunk_blocks;
-                block = first_block - chunk * step.chunk_blocks;
-                chunk += strip * step.chunks_of_strip;
-            } else {
-                chunk = strip / step.strips_of_chunk;
-                block = first_block;
-            }
-            const uint32_t offset = step.chunks_of_strip > 1 ? 0 : strip % step.strips_of_chunk * strip_bytes;
-            for (uint32_t base = 0; base < step.warp_blocks; base += HELD_BLOCKS) {
+            // A strip in several chunks: which, and which block of it. Else the strip's place in its chunk.
+            const bool cut = step.chunks_of_strip > 1;
+            uint32_t chunk = cut ? first_block / step.chunk_blocks : strip / step.strips_of_chunk;
+            uint32_t block = cut ? first_block - chunk * step.chunk_blocks : first_block;
+            const uint32_t room = cut ? step.chunk_blocks : step.blocks;
+            const uint32_t offset = cut ? 0 : strip % step.strips_of_chunk * strip_bytes;
+            if (cut) chunk += strip * step.chunks_of_strip;
+            const uint32_t mine = first_block < step.blocks ? min(step.warp_blocks, step.blocks - first_block) : 0;
+            for (uint32_t base = 0; base < mine; base += HELD_BLOCKS) {
                 if (!held) {
 #pragma unroll
                     for (int b = 0; b < HELD_BLOCKS; b++)
-                        if (base + b < step.warp_blocks)
-                            load_inputs(x[b], in, step, (first_block + base + b) * BLOCK_K + 32 * t);
+                        load_inputs(x[b], c.p->slab + step.in, step, (first_block + base + b) * BLOCK_K + 32 * t, base + b < mine);
                 }
+                const uint32_t end = min(mine - base, (uint32_t)HELD_BLOCKS);
+                for (uint32_t done = 0; done < end;) { // chunk by chunk
+                    const uint32_t until = min(end, done + room - block);
+                    const uint32_t address = chunks.seek(c, chunk) + offset + (block - done) * Weight::BYTES;
 #pragma unroll
-                for (int b = 0; b < HELD_BLOCKS; b++) {
-                    if (base + b >= step.warp_blocks || first_block + base + b >= step.blocks) continue;
-                    uint32_t address = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
-                    Weight::multiply(sum, address, x[b]);
-                    if (step.chunks_of_strip > 1 && ++block == step.chunk_blocks)
-                        block = 0, chunk++;
-                    else if (step.chunks_of_strip == 1)
-                        block++;
+                    for (int b = 0; b < HELD_BLOCKS; b++)
+                        if (b >= done && b < until) Weight::multiply(sum, address + b * Weight::BYTES, x[b]);
+                    block += until - done;
+                    done = until;
+                    if (block == room) block = 0, chunk++;
                 }
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
@@ -177,6 +175,7 @@ template <class Weight> static DEVICE void linear(Compute &c) {
         c.wait_posted();
         const Slot &next = c.slot();
         if (!held || next.step.op != op || next.at.input != input || next.at.round != round || next.at.skip) return;
+        c.wait_ready();
     }
 }
 #endif

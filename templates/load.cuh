@@ -21,7 +21,7 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate);
     uint64_t gate;
     for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
-        if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(w.p->abort))) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
+        if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(w.p->abort))) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8));
         if (n > 4096) __nanosleep(200); // between requests
     }
     const EngineState *state = pointer<const EngineState>(w.p->state);
@@ -31,7 +31,7 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
 // What counter `wait` must reach, of this rank; `holds`: nothing was signalled before it.
 static DEVICE uint32_t counter_want(const EngineTables *t, uint64_t tables, EngineWait wait, uint32_t round, int instance, int key, uint32_t &group, bool &holds) {
     const uint32_t *prefix = pointer<const uint32_t>(tables + t->prefix_at), *total = pointer<const uint32_t>(tables + t->total_at);
-    int before = instance - (int)(wait.group >> LAG_SHIFT & 31);
+    int before = instance - (int)(wait.group >> LAG_SHIFT & 63);
     group = (wait.group & GROUP_MASK) + (wait.group & GROUP_KEY ? key : 0);
     holds = false;
     if (before < 0) {
@@ -86,7 +86,7 @@ template <class Model> struct Loader {
             uint32_t group;
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            uint64_t since = 0;
+            uint32_t since = 0;
             for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
         }
@@ -105,7 +105,7 @@ template <class Model> struct Loader {
                 key = item / items[which].pool, which += item % items[which].pool;
                 code = (int)(which << 16 | key);
             }
-            uint64_t since = 0;
+            uint32_t since = 0;
             for (uint32_t n = 1; s->items_in - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
             s->items[s->items_in % ITEM_ROOM] = code;
@@ -130,7 +130,7 @@ template <class Model> struct Loader {
         const EngineTables *t = pointer<const EngineTables>(p->tables);
         const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
-            who.round = round;
+            who.round(round);
             Gate gate = gate_wait(who, round);
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++) {
@@ -138,7 +138,6 @@ template <class Model> struct Loader {
                 if (gate.skips(in)) continue;
                 const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
                 const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];
-                who.instance = instance;
                 for (uint32_t base = 0; base < queue.count; base += 32) { // a lane an entry, then one after the other
                     EngineEntry entry = {};
                     Pieces pieces = {};
@@ -157,7 +156,8 @@ template <class Model> struct Loader {
                             continue;
                         }
                         if (lane_id() == i) {
-                            who.step = entry.body_step, who.lo = entry.lo, who.hi = entry.hi;
+                            EngineReport &here = who.mine();
+                            here.instance = instance, here.step = entry.body_step, here.lo = entry.lo, here.hi = entry.hi;
                             uint32_t page = entry.page;
                             for (uint32_t chunk = 0; chunk < pieces.chunks; chunk++) {
                                 uint64_t at;

@@ -165,6 +165,7 @@ DEVICE float exp2_fast(float v) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
     return r;
 }
+#define NO_SCORE __int_as_float(0xFF800000) // minus infinity
 constexpr float LOG2_E = 1.4426950408889634f;
 
 // d[16 x 8] += a[16 x 16] b[16 x 8], bf16 in, fp32 sums. Column j of d depends on column j of b alone.

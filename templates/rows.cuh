@@ -60,7 +60,7 @@ static DEVICE Best best_of_warp(Best b) {
 // The best token of a row over all strips of all ranks, by one warp.
 template <class Model> static DEVICE int best_token(const Best *strips, int row) {
     constexpr int COUNT = Model::RANKS * (Model::VOCAB / STRIP_ROWS);
-    Best b = {-INFINITY, 0x7FFFFFFF};
+    Best b = {NO_SCORE, 0x7FFFFFFF};
     for (int i = lane_id(); i < COUNT; i += 32) {
         float2 v = __ldcg(reinterpret_cast<const float2 *>(strips + i * ENGINE_ROWS + row));
         better(b, {v.x, __float_as_int(v.y)});
@@ -110,7 +110,7 @@ template <class Model> static DEVICE int draw_token(Compute &c, const float *log
     RowSums rows = {c, room};
     const int thread = c.warp * 32 + lane_id(), total_tokens = Model::VOCAB * Model::RANKS;
     auto logit = [&](int id) { return __ldcg(logits + ((uint64_t)(id / Model::VOCAB) * ENGINE_ROWS + row) * Model::VOCAB + id % Model::VOCAB); };
-    float top = -INFINITY;
+    float top = NO_SCORE;
     for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32) top = fmaxf(top, logit(id));
     for (int step = 16; step; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
     if (lane_id() == 0) room[c.warp] = top;
@@ -143,7 +143,7 @@ template <class Model> static DEVICE int draw_token(Compute &c, const float *log
         limit = halve(state.top_p * rows.sum(sum), true, limit);
     }
     const uint64_t key = mix64(mix64(state.seed) ^ mix64((uint64_t)position * 0xD1342543DE82EF95ull));
-    Best best = {-INFINITY, 0x7FFFFFFF};
+    Best best = {NO_SCORE, 0x7FFFFFFF};
     for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32)
         if (place(id) >= limit) better(best, {logit(id) * scale + gumbel(key, id), id});
     best = best_of_warp(best);

@@ -2,7 +2,7 @@
 // the waits, which end with a report instead of hanging.
 //
 // Warps of a worker. Load group: 0 loader (weights into pages), 1 dispatch (fetches entries, waits for their counters,
-// fills slots), 2 control (its own queue; on worker 0 the request loop), 3 idle. Then eight compute warps, then four
+// fills slots), 2 control (its own queue; on worker 0 the request loop), 3 reporter (sleeps until something is wrong). Then eight compute warps, then four
 // finishers, which add up the partial sums of linear ops and write results.
 #ifndef TILEGEN_SHARED_CUH
 #define TILEGEN_SHARED_CUH
@@ -16,12 +16,13 @@ enum {
     STRIP_SLOTS = 8,
     MAX_PAGES = 32,
     MAX_BODIES = 16,
-    MAX_INSTANCES = 512,
+    MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
     ROLES = 3,
     ROLE_LOAD = 0,
     ROLE_COMPUTE = 1,
     ROLE_CONTROL = 2,
+    DYING = 1 << 30, // added to the tick when all are to end
 };
 
 enum { STEP_WORDS = sizeof(EngineStep) / 4, LAYER_WORDS = sizeof(EngineLayer) / 8 };
@@ -55,57 +56,82 @@ struct Shared {
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
     int items[ITEM_ROOM];
     uint32_t finished[SLOTS];
+    EngineReport waiters[ENGINE_THREADS / 32];
+    uint32_t tick; // see report_role
     float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
-    uint32_t scratch[64];
     alignas(16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
 static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
 enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 }; // of partial, for ops that are not linear
 
-// Who waits, for the report.
+// Who waits, for the report; kept in shared memory, since it is written often and read once at most.
 struct Waiter {
     const EngineParams *p;
-    uint32_t role, instance, step, lo, hi, round;
+    Shared *s;
+    DEVICE EngineReport &mine() const {
+        uint32_t thread;
+        asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread)); // anew each time: not kept in a register for a rare use
+        return s->waiters[thread / 32];
+    }
+    DEVICE void at(uint32_t instance, uint32_t step, int lo, int hi) const {
+        if (lane_id() != 0) return;
+        EngineReport &r = mine();
+        r.instance = instance, r.step = step, r.lo = lo, r.hi = hi;
+    }
+    DEVICE void round(uint32_t number) const {
+        if (lane_id() == 0) mine().round = number;
+    }
 };
 
-// Writes a record and ends the thread.
-static DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t want, uint32_t have, bool alarm) {
-    uint32_t *abort = pointer<uint32_t>(w.p->abort);
-    if (lane_id() == __ffs(__activemask()) - 1) {
-        uint32_t n = add_relaxed(abort + 1, 1);
-        if (n < REPORT_RECORDS) {
-            volatile EngineReport *r = pointer<EngineReport>(w.p->report) + n;
-            r->worker = blockIdx.x, r->role = w.role, r->instance = w.instance, r->step = w.step;
-            r->lo = w.lo, r->hi = w.hi, r->group = group, r->want = want, r->have = have;
-            r->round = w.round, r->timed_out = alarm;
-            __threadfence_system();
-            r->kind = kind;
-        }
-    }
+// Leaves the warp's record and ends the thread; the reporter sees to the rest. Small, since every wait has it, and
+// inlined, since a kernel that calls functions gets no registers by setmaxnreg.
+DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
+    EngineReport &r = w.mine();
+    r.group = group, r.want = want, r.have = have, r.timed_out = w.s->tick < DYING, r.kind = kind;
     __threadfence();
-    *(volatile uint32_t *)abort = 1;
-    // Copies on their way into this block's shared memory must not outlive it.
-    for (uint64_t until = nanoseconds() + 20000; nanoseconds() < until;) {}
+    *pointer<volatile uint32_t>(w.p->abort) = 1;
     asm volatile("exit;");
 }
 
-// Every so often in a wait: has someone given up, has it lasted too long?
-static DEVICE void watch(const Waiter &w, uint64_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
-    if (load_relaxed(pointer<uint32_t>(w.p->abort))) give_up(w, kind, group, want, have, false);
-    uint64_t now = nanoseconds();
+// Every so often in a wait. `since`: the tick at which it was first asked. When someone has given up, ticks leap.
+DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
+    const uint32_t now = *(volatile uint32_t *)&w.s->tick;
     if (since == 0)
         since = now;
-    else if (now - since > w.p->timeout_ms * 1000000ull)
-        give_up(w, kind, group, want, have, true);
+    else if (now - since > w.p->timeout_ms * 16)
+        give_up(w, kind, group, want, have);
 }
 
 DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity, uint32_t kind) {
-    uint32_t at = shared_address(&barrier);
-    if (barrier_try(at, parity)) return;
-    uint64_t since = 0;
+    uint32_t at = shared_address(&barrier), since = 0;
     for (uint32_t n = 1; !barrier_try(at, parity); n++)
-        if ((n & 63) == 0) watch(w, since, kind, 0, parity, 0);
+        if ((n & 63) == 0) watch(w, since, kind, 0, 0, 0);
+}
+
+// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block to
+// the host. It outlives the copies on their way into the block's shared memory.
+DEVICE void report_role(const Waiter &w) {
+    volatile uint32_t *tick = &w.s->tick;
+    for (const uint64_t begun = nanoseconds();;) {
+        __nanosleep(20000);
+        if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
+        *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
+        if (load_acquire_wide(pointer<uint64_t>(w.p->gate)) & GATE_EXIT) return;
+    }
+    *tick = DYING + *tick;
+    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000); // others come to their records
+    for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
+        volatile EngineReport *to = pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
+        const volatile EngineReport *from = &w.s->waiters[warp];
+        if (from->kind == 0) continue;
+        to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
+        to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi, to->round = from->round;
+        to->group = from->group, to->want = from->want, to->have = from->have, to->timed_out = from->timed_out;
+        __threadfence_system();
+        to->kind = from->kind;
+    }
+    __threadfence_system();
 }
 
 // The eight compute warps meet; everything written before is seen after.

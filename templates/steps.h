@@ -23,6 +23,7 @@ enum Op {
     RUN_ACCEPT_ROUND,
     RUN_LEAVE, // the kernel's end
 };
+enum { MOST_HELD_BLOCKS = 6 }; // blocks whose inputs a warp can hold in registers: 6 x 8 warps x 128 = 6144 inputs
 enum Finish {
     FINISH_STORE,       // bf16
     FINISH_RESIDUAL,    // added to what is there, bf16, and into the drafter's tap

@@ -23,7 +23,7 @@ Exit cli_failed(const Ctx *ctx) {
 // The SKU with fewer workers. NULL after reporting.
 static const Sku *fewer_workers(Ctx *ctx, const Sku *sku, int workers) {
     if (workers > sku->workers) {
-        diag_error(ctx, E0411, NO_SPAN, "--workers %d: %s has %d", workers, sku->name, sku->workers);
+        diag_error(ctx, E0413, NO_SPAN, "--workers %d: %s has %d", workers, sku->name, sku->workers);
         return NULL;
     }
     Sku *out = ARENA_NEW(ctx->arena, Sku);

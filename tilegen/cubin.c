@@ -55,7 +55,7 @@ static bool run_nvrtc(Ctx *ctx, const Tools *tools, const char *text, const char
     return diag_errors(ctx) == errors;
 }
 
-int cubin_dynamic_shared(const Compiled *c) { return c->prog->page_count * c->prog->page_bytes + ENGINE_SHARED_FIXED; }
+int cubin_dynamic_shared(const Compiled *c) { return c->prog->page_count * c->prog->page_bytes; }
 
 static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
     _Static_assert((int)KERNEL_THREADS == (int)ENGINE_THREADS, "threads");
@@ -74,12 +74,12 @@ static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
     int64_t shared = (int64_t)r->shared + cubin_dynamic_shared(c);
     if (shared > sku->shared_memory) {
         diag_error(ctx, E0455, NO_SPAN,
-                   "%d pages of %d bytes, %d beside them and %d static are %lld bytes of shared memory; %s has %d",
-                   c->prog->page_count, c->prog->page_bytes, ENGINE_SHARED_FIXED, r->shared, (long long)shared,
-                   sku->name, sku->shared_memory);
+                   "%d pages of %d bytes and %d beside them are %lld bytes of shared memory; %s has %d",
+                   c->prog->page_count, c->prog->page_bytes, r->shared, (long long)shared, sku->name,
+                   sku->shared_memory);
         if (c->prog->page_bytes)
             diag_help(ctx, "at most %d pages of this size fit",
-                      (sku->shared_memory - ENGINE_SHARED_FIXED - r->shared) / c->prog->page_bytes);
+                      (sku->shared_memory - r->shared) / c->prog->page_bytes);
     }
     return diag_errors(ctx) == errors;
 }

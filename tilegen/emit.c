@@ -16,8 +16,12 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
     const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
     bool uses[4] = {false};
-    for (int i = 0; i < steps->count; i++)
-        if (steps->at[i].op <= RUN_LINEAR_F32) uses[steps->at[i].op] = true;
+    uint32_t held = 1; // blocks of inputs that a warp holds at once
+    for (int i = 0; i < steps->count; i++) {
+        if (steps->at[i].op > RUN_LINEAR_F32) continue;
+        uses[steps->at[i].op] = true;
+        if (steps->at[i].warp_blocks > held) held = steps->at[i].warp_blocks;
+    }
     text_printf(t, "struct Model {\n");
     number(t, "HIDDEN", m->hidden);
     number(t, "VOCAB", c->plan->shape.vocab);
@@ -38,6 +42,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PAGE_BYTES", prog->page_bytes);
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
+    number(t, "HELD_BLOCKS", held < MOST_HELD_BLOCKS ? held : MOST_HELD_BLOCKS);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);

@@ -104,7 +104,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "a block of weights is larger than a page");
-    if (norm != SLOT_COUNT && g.warp_blocks > 6) return cannot(k, "more than 6144 inputs after a norm");
+    if (norm != SLOT_COUNT && g.warp_blocks > MOST_HELD_BLOCKS) return cannot(k, "more than 6144 inputs after a norm");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     return true;
 }

@@ -207,8 +207,8 @@ bool tasks_encode(Ctx *ctx, const Compiled *c, const void **data, size_t *size) 
             for (int r = 0; r < ROLE_COUNT; r++)
                 if (!add_queue(&t, b, w, (Role)r, first_pool, &queues[(b * prog->workers + w) * ROLE_COUNT + r])) return false;
     }
-    if (instances > 512) {
-        diag_error(ctx, E0442, NO_SPAN, "%d instances a round; the kernel takes 512", instances);
+    if (instances > 256) {
+        diag_error(ctx, E0442, NO_SPAN, "%d instances a round; the kernel takes 256", instances);
         return false;
     }
     EngineInstance *list = ARENA_ARRAY(ctx->arena, EngineInstance, instances);

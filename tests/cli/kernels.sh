@@ -17,7 +17,7 @@ check host_targets_need_no_compiler exits 0 env TILEGEN_NVRTC=/nonexistent/libnv
 check a_library_that_is_no_compiler complains 3 "E045" -- env TILEGEN_NVRTC=/proc/self/exe "$TILEGEN" build demo/h200 -o "$T/absent"
 check cuda_text exits 0 "$TILEGEN" dump demo/h200 --after=cuda
 check host_has_no_kernel complains 1 "E0441" -- "$TILEGEN" dump demo --after=cuda
-check workers_out_of_range complains 1 "E0411" "132" -- "$TILEGEN" check demo/h200 --workers 133
+check workers_out_of_range complains 1 "E0413" "132" -- "$TILEGEN" check demo/h200 --workers 133
 check workers_that_are_no_number complains 2 "--workers wants" -- "$TILEGEN" check demo/h200 --workers 0
 check fewer_workers exits 0 "$TILEGEN" check demo/h200 --workers 7
 

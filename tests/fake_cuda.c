@@ -126,7 +126,12 @@ int cuModuleLoadDataEx(void **module, const void *image, unsigned options, int *
     (void)keys, (void)values;
     *module = &state.modules;
     state.modules++;
-    return options == 0 && memcmp(image, "cubin", 5) == 0 ? CUDA_OK : 200;
+    return options == 0 && (memcmp(image, "cubin", 5) == 0 || memcmp(image,
+                                                                     "\x7f"
+                                                                     "ELF",
+                                                                     4) == 0)
+               ? CUDA_OK
+               : 200;
 }
 int cuModuleUnload(void *module) {
     state.modules--;

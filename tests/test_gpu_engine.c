@@ -6,6 +6,7 @@
 #include "fake_cuda.h"
 #include "pack_file.h"
 #include "sha256.h"
+#include "tasks.h"
 #include "text.h"
 #include "trace.h"
 #include "unpack.h"
@@ -15,14 +16,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { VOCAB = 2048, INSTANCES_MAX = 64 };
+enum { VOCAB = 2048 };
 
 static char bundle_path[1000], library[1000], weights_path[1000];
 static const FakeCuda *(*fake)(void);
 static uint32_t abi = ENGINE_ABI;
 static bool without_kernel;
 
-// ---- A bundle for the fake: the demo model's Prog for the h200, tables of a header alone, and no real kernel ----
+// ---- A bundle for the fake: the demo model's Prog and tables for the h200, and no real kernel ----
 
 static void put(uint8_t *at, uint64_t value, int bytes) {
     for (int i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> 8 * i);
@@ -62,18 +63,15 @@ static void bundle_body(Ctx *c, void *user) {
     Compiled *compiled = compile(c, &job, PASS_PROG);
     CHECK(compiled);
     const char *prog = prog_print(c, compiled->prog);
-    EngineTables tables = {.magic = TABLES_MAGIC,
-                           .abi = abi,
-                           .size = sizeof tables,
-                           .workers = 132,
-                           .instances = (uint32_t)prog_instances(compiled->prog),
-                           .layers = 9,
-                           .logits_at = 4096,
-                           .slab_bytes = 4096 + 8 * VOCAB * 4};
+    const void *tasks;
+    size_t tasks_bytes;
+    CHECK(tasks_encode(c, compiled, &tasks, &tasks_bytes));
+    EngineTables *tables = arena_copy(c->arena, tasks, tasks_bytes);
+    tables->abi = abi;
     Section sections[] = {{"manifest", "{}", 2},
                           {"model", compiled->model->source->text, compiled->model->source->length},
                           {"prog", prog, strlen(prog)},
-                          {"tasks", &tables, sizeof tables},
+                          {"tasks", tables, tasks_bytes},
                           {"cubin", "cubin", 6}};
     sections_write(c, user, sections, without_kernel ? 4 : 5);
 }

@@ -127,12 +127,16 @@ static void too_large(Gpu *gpu, uint64_t need, uint64_t unused) {
               gpu->context);
 }
 
+static uint64_t needed(const Gpu *gpu) {
+    uint64_t need = 0;
+    for (int i = 0; i < MEMORIES; i++) need += gpu->memory[i].bytes;
+    return need;
+}
+
 static bool allocate(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
-    uint64_t need = 0;
+    uint64_t need = needed(gpu);
     size_t unused = 0, total = 0;
-    memory_layout(gpu);
-    for (int i = 0; i < MEMORIES; i++) need += gpu->memory[i].bytes;
     if (!ok(gpu, cuda->memory_info(&unused, &total), "asking for the device's free memory")) return false;
     for (int i = 0; i < MEMORIES; i++) {
         GpuMemory *m = &gpu->memory[i];
@@ -299,7 +303,9 @@ static bool device_open(Gpu *gpu) {
                   "an administrator opens it with `nvidia-smi -c DEFAULT`; or choose another with --device N");
         return false;
     }
-    if (!ok(gpu, cuda->context_retain(&context, gpu->device.device), "opening the device")) {
+    int result = cuda->context_retain(&context, gpu->device.device);
+    if (result == CUDA_OUT_OF_MEMORY) return too_large(gpu, needed(gpu), 0), false; // not even for a context
+    if (!ok(gpu, result, "opening the device")) {
         if (gpu->device.mode == CUDA_MODE_EXCLUSIVE)
             diag_note(gpu->ctx, NO_SPAN, "its compute mode is \"exclusive\": one program at a time");
         return false;
@@ -311,6 +317,7 @@ static bool device_open(Gpu *gpu) {
 }
 
 Exit gpu_load(Gpu *gpu) {
+    memory_layout(gpu);
     gpu->cuda = cuda_open(gpu->ctx, gpu->options.library);
     if (!gpu->cuda || !cuda_device(gpu->ctx, gpu->cuda, gpu->options.device, &gpu->device) ||
         !cuda_fits(gpu->ctx, &gpu->device, gpu->prog->sku, gpu->prog->workers, shared_bytes(gpu)) ||

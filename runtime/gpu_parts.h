@@ -66,7 +66,6 @@ typedef struct Gpu {
 } Gpu;
 
 // gpu_load.c
-bool gpu_layout(Gpu *gpu, EngineLayer *layers); // sizes of the memories; `layers` NULL, or addresses into them
 Exit gpu_load(Gpu *gpu);
 // gpu_report.c: the diagnostic E0906 with what the records say.
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);

@@ -80,6 +80,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (told("busy") || told("exclusive")) return CUDA_DEVICE_UNAVAILABLE;
+    if (told("crowded")) return CUDA_OUT_OF_MEMORY;
     *context = &state;
     state.contexts++;
     return device == 40 ? CUDA_OK : 101;

@@ -1,6 +1,6 @@
 // A driver without a GPU (fake_cuda.c): what a test may ask it. FAKE_CUDA, a list of words separated by commas, says
-// how it behaves: old, nodevice, busy, prohibited, exclusive, full (little memory), name=..., workers=N, vocab=N for
-// the device; slow, hang, deaf, dies, crashes, lies for its kernel.
+// how it behaves: old, nodevice, busy, prohibited, exclusive, full (little memory), crowded (none), name=...,
+// workers=N, vocab=N for the device; slow, hang, deaf, dies, crashes, lies for its kernel.
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
 #include "../templates/abi.h"

@@ -170,6 +170,7 @@ static void drivers_and_devices_that_will_not_do(void) {
                  {"prohibited", "E0910", "prohibited", "nvidia-smi"},
                  {"full", "E0911", "10.0 MB of its 150.75 GB are free", "--context"},
                  {"full", "E0911", "weights, experts", "caches"},
+                 {"crowded", "E0911", "0.0 kB of its 150.75 GB are free", "experts"},
                  {"name=NVIDIA H100 80GB HBM3", "E0912", "an NVIDIA H100 80GB HBM3", "--sku h100-sxm"},
                  {"name=NVIDIA A100,major=8", "E0912", "compute capability is 8.0", "--host"},
                  {"workers=120", "E0912", "120 SMs, the kernel runs on 132", "--device"},

@@ -114,7 +114,7 @@ template <class Model> struct Control {
     // Accepted lengths for random weights: the mean's two neighbours, drawn.
     DEVICE int drawn_accept(int rows) {
         const EngineRequest &r = serving->request;
-        float u = (float)(uint32_t)(mix64(r.accept_seed ^ mix64(serving->entry)) >> 40) * 0x1p-24f;
+        float u = (float)(uint32_t)(sample_mix(r.accept_seed ^ sample_mix(serving->entry)) >> 40) * 0x1p-24f;
         int length = (int)(r.accept_mean + u);
         return min(max(length, 1), rows) - 1;
     }

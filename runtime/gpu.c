@@ -12,6 +12,9 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+// A word of the mailbox, after all that was written before it.
+static void say(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+
 // ---- The end ----
 
 // Whether the kernel has left within `ms`.
@@ -26,9 +29,9 @@ void gpu_release(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
     if (!cuda || !gpu->held) return;
     if (gpu->launched) {
-        gpu->host->mailbox.stop = 1;
+        say(&gpu->host->mailbox.stop, 1);
         bool left = kernel_leaves(gpu, gpu->dead ? 0 : STOP_PATIENCE);
-        gpu->host->mailbox.abort = 1;
+        say(&gpu->host->mailbox.abort, 1);
         // Freeing memory would wait for a kernel that never ends; the end of the process takes it along.
         if (!left && !kernel_leaves(gpu, ABORT_PATIENCE)) {
             gpu->held = false;
@@ -54,7 +57,7 @@ void gpu_release(Gpu *gpu) {
 
 // The kernel has ended or gives no sign: reports what it says and releases the device.
 static Exit give_up(Gpu *gpu, const char *what) {
-    gpu->host->mailbox.abort = 1;
+    say(&gpu->host->mailbox.abort, 1);
     gpu->dead = true;
     gpu->open = false;
     bool left = kernel_leaves(gpu, ABORT_PATIENCE);
@@ -63,7 +66,11 @@ static Exit give_up(Gpu *gpu, const char *what) {
         diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel failed: %s", cuda_words(gpu->ctx, gpu->cuda, result));
         diag_help(gpu->ctx, "--host runs the same Prog on the host executor");
     } else {
-        gpu_report(gpu->ctx, gpu->prog, gpu->host->report, REPORT_RECORDS, what);
+        // A kernel that does not leave may still be writing them.
+        EngineReport *records = ARENA_ARRAY(gpu->ctx->arena, EngineReport, REPORT_RECORDS);
+        for (int i = 0; i < REPORT_RECORDS; i++)
+            if (__atomic_load_n(&gpu->host->report[i].kind, __ATOMIC_ACQUIRE)) records[i] = gpu->host->report[i];
+        gpu_report(gpu->ctx, gpu->prog, records, REPORT_RECORDS, what);
         if (!left) diag_note(gpu->ctx, NO_SPAN, "it does not leave either; it ends with this process");
     }
     gpu_release(gpu);
@@ -98,8 +105,8 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
                                     .accept_seed = (uint32_t)r->sampling.seed,
                                     .accept_mean = (float)r->accept};
     for (int i = 0; i < r->stop_count; i++) mailbox->body.stops[i] = r->stops[i];
-    mailbox->taken = gpu->read;
-    __atomic_store_n(&mailbox->request, ++gpu->number, __ATOMIC_RELEASE);
+    say(&mailbox->taken, gpu->read);
+    say(&mailbox->request, ++gpu->number);
     gpu->open = true;
     return EXIT_OK;
 }
@@ -115,7 +122,7 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
     const EngineRound *entry = arrived(gpu);
     double until = 0;
     for (unsigned turn = 0; !entry; turn++) {
-        if (*gpu->options.cancelled) gpu->host->mailbox.cancel = gpu->number;
+        if (*gpu->options.cancelled) say(&gpu->host->mailbox.cancel, gpu->number);
         if (turn >= SPINS) usleep(NAP_US);
         if (turn % LOOK_EVERY == 0) {
             bool gone = gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY;
@@ -138,8 +145,8 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     Exit code = EXIT_OK;
     *out = (DecodedRound){0};
     if (gpu->dead) return is_dead(gpu);
-    gpu->host->mailbox.taken = gpu->read; // a held round is done with
-    if (*gpu->options.cancelled) gpu->host->mailbox.cancel = gpu->number;
+    say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
+    if (*gpu->options.cancelled) say(&gpu->host->mailbox.cancel, gpu->number);
     const EngineRound *entry = await(gpu, &code);
     if (!entry) return code;
     *out = (DecodedRound){.start = (int)entry->start,
@@ -162,7 +169,7 @@ static Exit gpu_next(void *self, DecodedRound *out) {
         gpu->decoded[gpu->end_count++] = !out->prompt && !out->cancelled;
     }
     gpu->read++;
-    if (!gpu->request.logits) gpu->host->mailbox.taken = gpu->read;
+    if (!gpu->request.logits) say(&gpu->host->mailbox.taken, gpu->read);
     if (out->last) gpu->open = false;
     if (sound) return EXIT_OK;
     diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel answered at position %d with tokens that there are none of",
@@ -177,10 +184,10 @@ static void gpu_end(void *self) {
     DecodedRound round;
     if (gpu->dead) return;
     while (gpu->open) {
-        gpu->host->mailbox.cancel = gpu->number;
+        say(&gpu->host->mailbox.cancel, gpu->number);
         if (gpu_next(gpu, &round) != EXIT_OK) return;
     }
-    gpu->host->mailbox.taken = gpu->read;
+    say(&gpu->host->mailbox.taken, gpu->read);
 }
 
 static Exit gpu_logits(void *self, int row, float *out) {

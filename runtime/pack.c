@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { HALF = STRIP_ROWS / 2, MXFP4_LARGEST = 128, JOB_BYTES = 1 << 18, JOBS = 1024, MAX_THREADS = 64 };
+enum { HALF = STRIP_ROWS / 2, MXFP4_LARGEST = 128, JOB_BYTES = 1 << 18, JOBS = 1024, MAX_THREADS = 64, RUN_BLOCKS = 8 };
 
 typedef struct Row { // of a strip; matrix NULL: zeros
     const Matrix *matrix;
@@ -97,47 +97,61 @@ static bool row_scales(Row row, int block, int half, int g, uint8_t *out, PackFa
     return true;
 }
 
+// 128 inputs of row g + 8 half of a strip into their places in a block.
+static void place_bf16(const uint8_t *in, int g, int half, uint8_t *out) {
+    for (int t = 0; t < 4; t++) {
+        uint8_t *at = out + (4 * g + t) * 16 + 4 * half;
+        for (int k = 0; k < 8; k++, at += 512, in += 8) {
+            memcpy(at, in, 4);
+            memcpy(at + 8, in + 4, 4);
+        }
+    }
+}
+static void place_fp8(const uint8_t *in, int g, int half, uint8_t *out) {
+    for (int t = 0; t < 4; t++)
+        for (int k = 0; k < 4; k++, in += 8) memcpy(out + (4 * g + t) * 16 + 512 * k + 8 * half, in, 8);
+}
+static void place_f32(const uint8_t *in, int g, int half, uint8_t *out) {
+    for (int t = 0; t < 4; t++)
+        for (int k = 0; k < 8; k++, in += 16) memcpy(out + (4 * g + t) * 16 + 1024 * k + 512 * half, in, 16);
+}
+static void place_mxfp4(const Codes *codes, const uint8_t *in, int g, int half, uint8_t *out) {
+    out += 4 * g * 16 + 512 * half;
+    for (int j = 0; j < 16; j++, in += 4, out += 4) {
+        uint32_t word = codes->word[0][in[0]] | codes->word[1][in[1]] | codes->word[2][in[2]] | codes->word[3][in[3]];
+        memcpy(out, &word, 4);
+    }
+}
+
 static bool strip_pack(const PackSegment *s, const Codes *codes, uint64_t strip, uint8_t *out, PackFault *fault) {
     Row rows[STRIP_ROWS];
     uint8_t room[BLOCK_K * 4];
     int blocks = (cols_of(s) + BLOCK_K - 1) / BLOCK_K, bits = dtype_bits(s->dtype);
+    size_t block_bytes = s->unit_bytes / (size_t)blocks;
     strip_rows(s, strip, rows);
-    for (int block = 0; block < blocks; block++, out += s->unit_bytes / (size_t)blocks) {
+    // Runs of blocks: each row is read a run at a time, since rows are often a power of two apart.
+    for (int first = 0; first < blocks; first += RUN_BLOCKS)
         for (int i = 0; i < STRIP_ROWS; i++) {
             int g = i % HALF, half = i / HALF;
-            const uint8_t *in = row_block(rows[i], block, bits, room);
-            for (int t = 0; t < 4; t++) {
-                uint8_t *at = out + (4 * g + t) * 16;
-                const uint8_t *from = in + 32 * t * bits / 8;
+            uint8_t *at = out + (size_t)first * block_bytes;
+            for (int block = first; block < blocks && block < first + RUN_BLOCKS; block++, at += block_bytes) {
+                const uint8_t *in = row_block(rows[i], block, bits, room);
                 switch (s->dtype) {
-                case DTYPE_BF16:
-                    for (int k = 0; k < 8; k++, at += 512, from += 8) {
-                        memcpy(at + 4 * half, from, 4);
-                        memcpy(at + 4 * half + 8, from + 4, 4);
-                    }
-                    break;
+                case DTYPE_BF16: place_bf16(in, g, half, at); break;
+                case DTYPE_F32: place_f32(in, g, half, at); break;
                 case DTYPE_FP8:
-                    for (int k = 0; k < 4; k++) memcpy(at + 512 * k + 8 * half, from + 8 * k, 8);
-                    break;
-                case DTYPE_F32:
-                    for (int k = 0; k < 8; k++) memcpy(at + 1024 * k + 512 * half, from + 16 * k, 16);
+                    place_fp8(in, g, half, at);
+                    if (i == 0) block_fp8_factors(rows, block, at + 2048);
                     break;
                 default:
-                    for (int j = 0; j < 4; j++, from += 4) {
-                        uint32_t word = codes->word[0][from[0]] | codes->word[1][from[1]] | codes->word[2][from[2]] |
-                                        codes->word[3][from[3]];
-                        memcpy(at + 512 * half + 4 * j, &word, 4);
-                    }
+                    place_mxfp4(codes, in, g, half, at);
+                    if (row_scales(rows[i], block, half, g, at + 1024, fault)) break;
+                    fault->segment = s;
+                    fault->matrix = (int)(strip / s->strips);
+                    return false;
                 }
             }
-            if (s->dtype == DTYPE_MXFP4 && !row_scales(rows[i], block, half, g, out + 1024, fault)) {
-                fault->segment = s;
-                fault->matrix = (int)(strip / s->strips);
-                return false;
-            }
         }
-        if (s->dtype == DTYPE_FP8) block_fp8_factors(rows, block, out + 2048);
-    }
     return true;
 }
 

@@ -126,7 +126,12 @@ int cuModuleLoadDataEx(void **module, const void *image, unsigned options, int *
     (void)keys, (void)values;
     *module = &state.modules;
     state.modules++;
-    return options == 0 && memcmp(image, "cubin", 5) == 0 ? CUDA_OK : 200;
+    return options == 0 && (memcmp(image, "cubin", 5) == 0 || memcmp(image,
+                                                                     "\x7f"
+                                                                     "ELF",
+                                                                     4) == 0)
+               ? CUDA_OK
+               : 200;
 }
 int cuModuleUnload(void *module) {
     state.modules--;
@@ -190,6 +195,7 @@ typedef struct Kernel {
     EngineParams p;
     EngineMailbox *mailbox;
     EngineRound *ring;
+    EngineRequest request;
     uint32_t number; // rounds told
     int token, position, emitted;
     uint64_t last; // end of a round
@@ -253,7 +259,7 @@ static bool waits(Kernel *k, bool hold) {
 
 // The next tokens of the chain, cut behind a stop and at the limit.
 static void emit(Kernel *k, EngineRound *entry, int count) {
-    const EngineRequest *r = &k->mailbox->body;
+    const EngineRequest *r = &k->request;
     for (int i = 0; i < count && !(entry->flags & ROUND_LAST); i++) {
         k->token = (k->token * 31 + 7) % 199;
         entry->tokens[entry->count++] = told("lies") ? 1 << 30 : k->token;
@@ -265,10 +271,11 @@ static void emit(Kernel *k, EngineRound *entry, int count) {
 
 static bool serve(Kernel *k, uint32_t request) {
     const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
-    const EngineRequest *r = &k->mailbox->body;
+    const EngineRequest *r = &k->request;
     const int32_t *prompt = (const int32_t *)(uintptr_t)k->p.prompt_host;
     float *logits = (float *)(uintptr_t)(k->p.slab + t->logits_at);
     int vocab = number("vocab=", 2048);
+    k->request = k->mailbox->body; // the host may write the next one as soon as the last round is told
     k->emitted = k->position = 0;
     for (int turn = 0;; turn++) {
         EngineRound entry = {.start = (uint32_t)k->position, .flags = 0};

@@ -6,6 +6,7 @@
 #include "fake_cuda.h"
 #include "pack_file.h"
 #include "sha256.h"
+#include "tasks.h"
 #include "text.h"
 #include "trace.h"
 #include "unpack.h"
@@ -15,14 +16,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { VOCAB = 2048, INSTANCES_MAX = 64 };
+enum { VOCAB = 2048 };
 
 static char bundle_path[1000], library[1000], weights_path[1000];
 static const FakeCuda *(*fake)(void);
 static uint32_t abi = ENGINE_ABI;
 static bool without_kernel;
 
-// ---- A bundle for the fake: the demo model's Prog for the h200, tables of a header alone, and no real kernel ----
+// ---- A bundle for the fake: the demo model's Prog and tables for the h200, and no real kernel ----
 
 static void put(uint8_t *at, uint64_t value, int bytes) {
     for (int i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> 8 * i);
@@ -62,18 +63,15 @@ static void bundle_body(Ctx *c, void *user) {
     Compiled *compiled = compile(c, &job, PASS_PROG);
     CHECK(compiled);
     const char *prog = prog_print(c, compiled->prog);
-    EngineTables tables = {.magic = TABLES_MAGIC,
-                           .abi = abi,
-                           .size = sizeof tables,
-                           .workers = 132,
-                           .instances = (uint32_t)prog_instances(compiled->prog),
-                           .layers = 9,
-                           .logits_at = 4096,
-                           .slab_bytes = 4096 + 8 * VOCAB * 4};
+    const void *tasks;
+    size_t tasks_bytes;
+    CHECK(tasks_encode(c, compiled, &tasks, &tasks_bytes));
+    EngineTables *tables = arena_copy(c->arena, tasks, tasks_bytes);
+    tables->abi = abi;
     Section sections[] = {{"manifest", "{}", 2},
                           {"model", compiled->model->source->text, compiled->model->source->length},
                           {"prog", prog, strlen(prog)},
-                          {"tasks", &tables, sizeof tables},
+                          {"tasks", tables, tasks_bytes},
                           {"cubin", "cubin", 6}};
     sections_write(c, user, sections, without_kernel ? 4 : 5);
 }
@@ -551,22 +549,26 @@ static void packing_goes_on(void) {
 
 // ---- The program ----
 
-// Runs tilerun; sends an interrupt after `delay_us` when that is not 0. The exit status; standard error in `said`.
-static int run(char *const *arguments, useconds_t delay_us) {
-    char errors[1100];
+// Runs tilerun; `interrupt`: sends one as soon as there is text. The exit status; standard error in `said`.
+static int run(char *const *arguments, bool interrupt) {
+    char errors[1100], byte;
+    int out[2];
     snprintf(errors, sizeof errors, "%s/errors", demo_tmp());
+    CHECK(pipe(out) == 0);
     pid_t pid = fork();
     if (pid == 0) {
-        int out = open("/dev/null", O_WRONLY), err = open(errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-        dup2(out, 1);
+        int err = open(errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+        dup2(out[1], 1);
         dup2(err, 2);
+        close(out[0]);
+        close(out[1]);
         execv(arguments[0], arguments);
         _exit(127);
     }
-    if (delay_us) {
-        usleep(delay_us);
-        kill(pid, SIGINT);
-    }
+    close(out[1]);
+    for (; read(out[0], &byte, 1) == 1; interrupt = false)
+        if (interrupt) kill(pid, SIGINT);
+    close(out[0]);
     int status = -1;
     waitpid(pid, &status, 0);
     FILE *f = fopen(errors, "rb");
@@ -583,29 +585,29 @@ static void the_program(void) {
     setenv("FAKE_CUDA", "slow", 1);
     char *long_one[] = {program,    "generate", bundle,         "--weights", weights,
                         "--prompt", "def f",    "--max-tokens", "1900",      NULL};
-    int code = run(long_one, 1500000);
+    int code = run(long_one, true);
     CHECK(code == 130, "%d\n# %s", code, said);
     SAID("by the GPU's clock");
     setenv("FAKE_CUDA", "hang", 1);
-    CHECK(run(long_one, 0) == 4);
+    CHECK(run(long_one, false) == 4);
     SAID("E0906");
     setenv("FAKE_CUDA", "", 1);
     char trace_path[1100];
     snprintf(trace_path, sizeof trace_path, "%s/bench.json", demo_tmp());
     char *bench[] = {program,   "bench",    bundle,     "--weights", weights,  "--rounds", "20",
                      "--trace", trace_path, "--accept", "3",         "--json", NULL};
-    CHECK(run(bench, 0) == 0, "%s", said);
+    CHECK(run(bench, false) == 0, "%s", said);
     CHECK(file_size(trace_path) > 100);
     unlink(packed_path);
     char *packing[] = {program, "pack", bundle, "--weights", weights, "-o", packed_path, NULL};
-    CHECK(run(packing, 0) == 0 && file_size(packed_path) > 1000000, "%s", said);
+    CHECK(run(packing, false) == 0 && file_size(packed_path) > 1000000, "%s", said);
     char *from[] = {program, "generate",     bundle, "--weights", packed_path, "--prompt",
                     "x",     "--max-tokens", "4",    "--json",    NULL};
-    CHECK(run(from, 0) == 0, "%s", said);
+    CHECK(run(from, false) == 0, "%s", said);
     char *nowhere[] = {program, "pack", bundle, "--weights", weights, NULL};
-    CHECK(run(nowhere, 0) == 2);
+    CHECK(run(nowhere, false) == 2);
     setenv("TILERUN_CUDA", "/nowhere/libcuda.so", 1);
-    CHECK(run(long_one, 0) == 3);
+    CHECK(run(long_one, false) == 3);
     SAID("E0907");
 }
 

@@ -1,6 +1,6 @@
 // Packed weights: each value of a packed matrix, read back from the layout's description, is the checkpoint's.
 #include "damage.h"
-#include "checkpoint.h"
+#include "checkpoint_slots.h"
 #include "file.h"
 #include "unpack.h"
 
@@ -255,6 +255,41 @@ static void what_the_layout_cannot_hold(void) {
     checkpoint_close(weights);
 }
 
+// The grids of the published models' scales fit the strips of each rank, and packed weights are hardly larger than
+// published ones.
+static void published_models_fit(void) {
+    static const struct {
+        const char *file;
+        int ranks;
+    } models[] = {{"llama-3.2-1b", 1}, {"mimo-v2.5-pro", 8}, {"mimo-v2.6-flash", 2}, {"mimo-v2.6-flash", 4}};
+    const char *root = getenv("ROOT") ? getenv("ROOT") : ".";
+    for (int i = 0; i < 4; i++)
+        for (int rank = 0; rank<models[i].ranks; rank += models[i].ranks> 1 ? models[i].ranks - 1 : 1) {
+            FRESH();
+            const char *path = arena_printf(ctx->arena, "%s/models/%s.yaml", root, models[i].file);
+            Source *source = file_read(ctx, path, MODEL_FILE_CAP);
+            const Model *model = source ? model_read(ctx, source) : NULL;
+            Slots slots;
+            Checkpoint *weights = model ? checkpoint_new(ctx, model, &slots) : NULL;
+            CHECK(weights);
+            uint64_t published = 0;
+            for (size_t k = 0; k < slots.count; k++) { // described, with nothing behind it
+                published += slots.at[k].bytes;
+                if (slots.at[k].kind == SLOT_MATRIX) slots.at[k].matrix->data = (const uint8_t *)"";
+            }
+            if (model->tied_head) {
+                weights->head = weights->embed;
+                published += slots.at[0].bytes;
+            }
+            PackList list;
+            bool listed = pack_list(ctx, model, weights, rank, models[i].ranks, &list);
+            CHECK_SILENT();
+            CHECK(listed);
+            double ratio = (double)list.bytes * models[i].ranks / (double)published;
+            CHECK(ratio > 0.99 && ratio < 1.15, "%s: %g", models[i].file, ratio);
+        }
+}
+
 int main(void) {
     RUN(matrices_of_every_dtype);
     RUN(views_of_rows_and_columns);
@@ -263,6 +298,7 @@ int main(void) {
     RUN(a_scale_beyond_128_is_named);
     RUN(a_whole_rank);
     RUN(what_the_layout_cannot_hold);
+    RUN(published_models_fit);
     ctx_free(ctx);
     return check_done();
 }

@@ -1,7 +1,9 @@
 // The engine kernel on a GPU, against the host executor: skipped, and counted as skipped, where there is none. It needs
-// the bundles build/demo-SKU.bundle of the GPU at hand, and build/few/demo-SKU.bundle for fewer workers, which it builds
-// where NVRTC is; GPU_ROUNDS sets the rounds of the soak.
+// build/demo-SKU.bundle for the GPU at hand, and build/few/demo-SKU.bundle, built with --workers; GPU_ROUNDS sets the
+// rounds of the soak.
 #include "demo.h"
+#include "tokenizer.h"
+#include "with_gpu.h"
 #include <unistd.h>
 
 enum { TOKENS = 64, PROMPTS = 50 };
@@ -15,7 +17,31 @@ typedef struct Answer {
 } Answer;
 
 static char *prompts[64];
+static int *prompt_ids[64];
+static size_t prompt_lengths[64];
 static int prompt_count;
+
+static tr_session *open_gpu(const char *path) {
+    char folder[1000];
+    snprintf(folder, sizeof folder, "%s/models/demo", demo_root());
+    tr_session *s;
+    if (tr_open(&(tr_options){.bundle = path, .weights = folder}, &s) == 0) return s;
+    tr_print_errors(s, stderr, false);
+    tr_close(s);
+    return NULL;
+}
+
+static void encode_body(Ctx *ctx, void *user) {
+    (void)user;
+    Tokenizer *tokenizer = tokenizer_open(ctx, file_join(ctx, demo_root(), "models/demo/tokenizer.json"));
+    for (int i = 0; tokenizer && i < prompt_count; i++) {
+        int *ids;
+        tokenizer_encode(ctx, tokenizer, prompts[i], strlen(prompts[i]), true, &ids, &prompt_lengths[i]);
+        prompt_ids[i] = malloc(prompt_lengths[i] * sizeof(int));
+        memcpy(prompt_ids[i], ids, prompt_lengths[i] * sizeof(int));
+    }
+    tokenizer_free(tokenizer);
+}
 
 static bool answer(tr_session *s, int prompt, double temperature, bool no_draft, Answer *out) {
     tr_result r;
@@ -43,13 +69,10 @@ static bool same(const Answer *a, const Answer *b) {
 
 // The two best logits of the host at the first token that differs: how near the tie was.
 static double margin(int prompt, const Answer *h, size_t at) {
-    static float logits[4096 * 2048];
-    int ids[2048];
-    tr_result r;
-    tr_request request = {.prompt = prompts[prompt], .prompt_length = strlen(prompts[prompt]), .max_tokens = 1};
-    tr_generate(host, &request, &r);
-    size_t count = r.prompt_tokens;
-    if (!tr_encode(host, prompts[prompt], ids, &count)) return -1;
+    static float logits[1024 * 2048];
+    int ids[1024];
+    size_t count = prompt_lengths[prompt];
+    memcpy(ids, prompt_ids[prompt], count * sizeof *ids);
     for (size_t i = 0; i < at; i++) ids[count++] = h->tokens[i];
     if (tr_logits(host, ids, count, logits) != 0) return -1;
     const float *row = logits + (count - 1) * (size_t)tr_vocab(host);
@@ -84,17 +107,10 @@ static void text_as_on_the_host(void) {
 static void logits_as_on_the_host(void) {
     int ids[192];
     size_t count = sizeof ids / sizeof *ids, vocab = (size_t)tr_vocab(host);
-    json_t *root = demo_json("decode.json");
-    (void)root;
-    uint64_t seed = 5;
-    for (size_t i = 0; i < count; i++) ids[i] = (int)(check_random(&seed) % 2000);
     size_t got = 0;
-    for (int p = 0; p < prompt_count && got < count; p++) {
-        int own[2048];
-        size_t n = 2048;
-        if (!tr_encode(host, prompts[p], own, &n)) break;
-        for (size_t i = 0; i < n && got < count; i++) ids[got++] = own[i];
-    }
+    for (int p = 0; p < prompt_count && got < count; p++)
+        for (size_t i = 0; i < prompt_lengths[p] && got < count; i++) ids[got++] = prompt_ids[p][i];
+    count = got;
     float *a = malloc(count * vocab * sizeof *a), *b = malloc(count * vocab * sizeof *b);
     CHECK(tr_logits(gpu, ids, count, a) == 0 && tr_logits(host, ids, count, b) == 0);
     double difference = 0, norm = 0;
@@ -144,7 +160,7 @@ static void a_hundred_runs_are_one(void) {
 }
 
 static void fewer_workers_change_nothing(void) {
-    tr_session *s = access(few, R_OK) == 0 ? demo_open_gpu(few) : NULL;
+    tr_session *s = access(few, R_OK) == 0 ? open_gpu(few) : NULL;
     if (!s) SKIP("no bundle for fewer workers");
     int equal = 0;
     for (int i = 0; i < 20; i++) {
@@ -171,7 +187,7 @@ static void soak(void) {
 }
 
 int main(void) {
-    const char *build = getenv("BUILD") ? getenv("BUILD") : "build", *sku = tr_device_sku(getenv("TILERUN_CUDA"), 0);
+    const char *build = getenv("BUILD") ? getenv("BUILD") : "build", *sku = gpu_sku();
     if (!sku) {
         printf("skip gpu: no GPU that build.lua knows\n");
         return 0;
@@ -182,7 +198,10 @@ int main(void) {
     size_t index;
     json_array_foreach(root, index, entry) if (index < 64)
         prompts[prompt_count++] = strdup(json_string_value(json_object_get(entry, "text")));
-    gpu = demo_open_gpu(bundle);
+    Ctx *ctx = ctx_new((Env){0});
+    ctx_protect(ctx, encode_body, NULL);
+    ctx_free(ctx);
+    gpu = open_gpu(bundle);
     host = demo_open(bundle, NULL, 0);
     if (!gpu || !host) {
         printf("not ok gpu: cannot open %s\n", bundle);

@@ -115,9 +115,9 @@ return kernel "decode" {
     rows = rows,
     activations = "bf16",
     roles = {
-        load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
-        compute = { warps = 8, registers = 184 },
-        control = { warps = 4, registers = 64 },
+        load    = { warps = 4, registers = 72 }, -- a warpgroup: registers move between warpgroups
+        compute = { warps = 8, registers = 192 },
+        control = { warps = 4, registers = 56 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

@@ -86,13 +86,13 @@ template <class Model> struct Control {
     }
 
     // What a round emitted goes to the host.
-    DEVICE void report_round(uint32_t flags, int start, int rows, int accepted, int count, int token) {
+    DEVICE void report_round(uint32_t flags, int start, int rows, int accepted, int count, int token, uint64_t time) {
         EngineRound *entry = pointer<EngineRound>(p->ring) + (serving->entry & (p->ring_size - 1));
         if (lane_id() < ENGINE_ROWS) ((volatile int *)entry->tokens)[lane_id()] = lane_id() < count ? token : 0;
         if (lane_id() == 0) {
             volatile EngineRound *e = entry;
             e->flags = flags, e->start = start, e->rows = rows, e->accepted = accepted, e->count = count;
-            e->nanoseconds = nanoseconds();
+            e->nanoseconds = time;
         }
         __syncwarp();
         if (lane_id() == 0) {
@@ -114,7 +114,7 @@ template <class Model> struct Control {
     // Accepted lengths for random weights: the mean's two neighbours, drawn.
     DEVICE int drawn_accept(int rows) {
         const EngineRequest &r = serving->request;
-        float u = (float)(uint32_t)(mix64(r.accept_seed ^ mix64(serving->entry)) >> 40) * 0x1p-24f;
+        float u = (float)(uint32_t)(sample_mix(r.accept_seed ^ sample_mix(serving->entry)) >> 40) * 0x1p-24f;
         int length = (int)(r.accept_mean + u);
         return min(max(length, 1), rows) - 1;
     }
@@ -123,6 +123,7 @@ template <class Model> struct Control {
         EngineState *state = pointer<EngineState>(p->state);
         const EngineRequest &r = serving->request;
         const int start = gate.start, rows = gate.rows, lane = lane_id();
+        const uint64_t time = nanoseconds(); // the round's end: the next may begin below
         const bool prompt = __ldcg(&state->prompt), hold = r.flags & REQUEST_HOLD;
         int choice = lane < rows ? __ldcg(pointer<const int>(p->slab + Model::CHOICE) + lane) : -1;
         const int draft = lane + 1 < rows && !prompt && Model::BLOCK > 1 ? __ldcg(pointer<const int>(p->slab + Model::DRAFTS) + lane + 1) : -2;
@@ -155,7 +156,7 @@ template <class Model> struct Control {
         if (!hold && !last && lane == 0) open_gate(round + 1, flags);
         report_round((last ? ROUND_LAST : 0) | (prompt ? ROUND_PROMPT : 0) | (ended ? ROUND_ENDED : 0) | (serving->cancelled ? ROUND_CANCELLED : 0) |
                          (gate.flags & GATE_SKIP_DRAFT ? 0 : ROUND_DRAFTED),
-                     start, rows, prompt ? 0 : accepted, count, choice);
+                     start, rows, prompt ? 0 : accepted, count, choice, time);
         if (lane == 0 && !last) {
             if (hold) wait_for_host(true), open_gate(round + 1, flags);
             serving->cancelled = mailbox()->cancel == serving->number;

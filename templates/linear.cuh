@@ -25,7 +25,10 @@ struct Compute {
         const Instruction &at = slot().at;
         who.at(at.instance, at.body_step, at.lo, at.hi);
     }
-    DEVICE void wait_ready() { barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1, WAITER_RING); }
+    DEVICE void wait_ready() {
+        barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1, WAITER_RING);
+        if (warp == 0) trace_begin(*p, number);
+    }
     DEVICE void leave() { // this warp is done with the instruction
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&s->freed[number % SLOTS]));

@@ -68,31 +68,41 @@ template <class Model> static DEVICE int best_token(const Best *strips, int row)
     return best_of_warp(b).id;
 }
 
-// SplitMix64's finaliser.
-static DEVICE uint64_t mix64(uint64_t z) {
+// The formulas of runtime/sample.h.
+static DEVICE uint64_t sample_mix(uint64_t z) {
     z += 0x9E3779B97F4A7C15ull;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ z >> 27) * 0x94D049BB133111EBull;
     return z ^ z >> 31;
 }
-// Gumbel noise of (seed, position, token); runtime/sample.h has the same.
-static DEVICE float gumbel(uint64_t key, int token) {
-    uint32_t bits = (uint32_t)(mix64(key ^ (uint64_t)token * 0xD1342543DE82EF95ull) >> 40);
-    float u = ((float)bits + 0.5f) * 0x1p-24f;
-    return -logf(-logf(u));
+static DEVICE float sample_score(uint64_t state, int token, float logit, float temperature) {
+    const uint64_t bits = sample_mix(state + (uint64_t)token * 0x9E3779B97F4A7C15ull);
+    return logit / temperature - logf(-logf((float)(int)(bits >> 40 | 1) * 0x1p-24f));
+}
+static DEVICE uint64_t sample_weight(float logit, float best, float temperature) {
+    return (uint64_t)(expf((logit - best) / temperature) * 0x1p32f);
 }
 
-// A logit as an unsigned number of the same order, and the place of a token: larger logits first, then lower ids.
-static DEVICE uint32_t ordered(float v) {
-    uint32_t bits = __float_as_uint(v);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+// A token's place in the order of falling logit, then rising id: the larger, the earlier.
+static DEVICE uint64_t sample_place(float logit, int token) {
+    const uint32_t bits = __float_as_uint(logit + 0.0f); // no -0
+    return (uint64_t)(bits & 0x80000000u ? ~bits : bits | 0x80000000u) << 32 | (uint32_t)~token;
 }
 
-// What a whole row of logits needs: sums and counts over the compute warps, in a fixed order.
-struct RowSums {
+// The token drawn from a row of logits, by all compute warps. Whole numbers are summed, so their order does not matter.
+template <class Model> struct Draw {
     Compute &c;
-    float *room; // a value a warp
-    DEVICE float sum(float v) {
+    const float *logits;
+    int row;
+    float temperature, best;
+
+    enum { TOKENS = Model::VOCAB * Model::RANKS, THREADS = COMPUTE_WARPS * 32 };
+    DEVICE float logit(int id) const {
+        return __ldcg(logits + ((uint64_t)(id / Model::VOCAB) * ENGINE_ROWS + row) * Model::VOCAB + id % Model::VOCAB);
+    }
+    DEVICE int first() const { return c.warp * 32 + lane_id(); }
+    DEVICE uint64_t sum(uint64_t v) const {
+        uint64_t *room = reinterpret_cast<uint64_t *>(c.s->partial);
         for (int step = 16; step; step /= 2) v += __shfl_xor_sync(~0u, v, step);
         if (lane_id() == 0) room[c.warp] = v;
         c.group.sync(c.who, *c.s);
@@ -101,58 +111,52 @@ struct RowSums {
         c.group.sync(c.who, *c.s);
         return v;
     }
-};
-
-// The token drawn from a row after temperature, top k, top p: logit / T plus Gumbel noise, the largest wins. The
-// survivors are those at or before a place in the order (falling logit, rising id), found by halving.
-template <class Model> static DEVICE int draw_token(Compute &c, const float *logits, int row, const EngineState &state, int position) {
-    float *room = reinterpret_cast<float *>(c.s->partial);
-    RowSums rows = {c, room};
-    const int thread = c.warp * 32 + lane_id(), total_tokens = Model::VOCAB * Model::RANKS;
-    auto logit = [&](int id) { return __ldcg(logits + ((uint64_t)(id / Model::VOCAB) * ENGINE_ROWS + row) * Model::VOCAB + id % Model::VOCAB); };
-    float top = NO_SCORE;
-    for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32) top = fmaxf(top, logit(id));
-    for (int step = 16; step; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
-    if (lane_id() == 0) room[c.warp] = top;
-    c.group.sync(c.who, *c.s);
-    for (int i = 0; i < COMPUTE_WARPS; i++) top = fmaxf(top, room[i]);
-    c.group.sync(c.who, *c.s);
-    const float scale = 1.0f / state.temperature;
-    uint64_t limit = 0; // keep places at or above this: ordered logit << 32 | ~id
-    auto place = [&](int id) { return (uint64_t)ordered(logit(id)) << 32 | (uint32_t)~id; };
-    // The largest limit whose survivors still reach `want`; `mass`: probabilities instead of counts.
-    auto halve = [&](float want, bool mass, uint64_t floor) {
-        uint64_t low = floor, high = ~0ull;
+    DEVICE Best largest(Best b) const {
+        Best *room = reinterpret_cast<Best *>(c.s->partial);
+        b = best_of_warp(b);
+        if (lane_id() == 0) room[c.warp] = b;
+        c.group.sync(c.who, *c.s);
+        for (int i = 0; i < COMPUTE_WARPS; i++) better(b, room[i]);
+        c.group.sync(c.who, *c.s);
+        return b;
+    }
+    // Of the places at or above `place`: how many, or their weights.
+    DEVICE uint64_t above(uint64_t place, bool weights) const {
+        uint64_t total = 0;
+        for (int id = first(); id < TOKENS; id += THREADS) {
+            const float v = logit(id);
+            if (sample_place(v, id) >= place) total += weights ? sample_weight(v, best, temperature) : 1;
+        }
+        return sum(total);
+    }
+    // The highest place, `low` at least, above which there is `want` or more.
+    DEVICE uint64_t limit(double want, bool weights, uint64_t low) const {
+        uint64_t high = ~0ull;
         while (low < high) {
-            uint64_t middle = low + (high - low) / 2 + ((high - low) & 1);
-            float sum = 0;
-            for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32)
-                if (place(id) >= middle) sum += mass ? __expf((logit(id) - top) * scale) : 1.0f;
-            if (rows.sum(sum) >= want)
+            const uint64_t middle = low + (high - low) / 2 + ((high - low) & 1);
+            if ((double)above(middle, weights) >= want)
                 low = middle;
             else
                 high = middle - 1;
         }
         return low;
-    };
-    if (state.top_k > 0 && state.top_k < total_tokens) limit = halve((float)state.top_k, false, 0);
-    if (state.top_p < 1) {
-        float sum = 0;
-        for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32)
-            if (place(id) >= limit) sum += __expf((logit(id) - top) * scale);
-        limit = halve(state.top_p * rows.sum(sum), true, limit);
     }
-    const uint64_t key = mix64(mix64(state.seed) ^ mix64((uint64_t)position * 0xD1342543DE82EF95ull));
-    Best best = {NO_SCORE, 0x7FFFFFFF};
-    for (int id = thread; id < total_tokens; id += COMPUTE_WARPS * 32)
-        if (place(id) >= limit) better(best, {logit(id) * scale + gumbel(key, id), id});
-    best = best_of_warp(best);
-    Best *bests = reinterpret_cast<Best *>(room);
-    if (lane_id() == 0) bests[c.warp] = best;
-    c.group.sync(c.who, *c.s);
-    for (int i = 0; i < COMPUTE_WARPS; i++) better(best, bests[i]);
-    return best.id;
-}
+    DEVICE int token(float top_p, int top_k, uint64_t seed, int position) {
+        Best b = {NO_SCORE, 0x7FFFFFFF};
+        for (int id = first(); id < TOKENS; id += THREADS) better(b, {logit(id), id});
+        best = largest(b).value;
+        uint64_t place = 0;
+        if (top_k > 0 && top_k < TOKENS) place = limit(top_k, false, 0);
+        if (top_p < 1) place = limit((double)top_p * (double)above(place, true), true, place);
+        const uint64_t state = sample_mix(sample_mix(seed) ^ sample_mix((uint64_t)position * 0xD1342543DE82EF95ull));
+        b = {NO_SCORE, 0x7FFFFFFF};
+        for (int id = first(); id < TOKENS; id += THREADS) {
+            const float v = logit(id);
+            if (sample_place(v, id) >= place) better(b, {sample_score(state, id, v, temperature), id});
+        }
+        return largest(b).id;
+    }
+};
 
 // draft_pick: all slots, a row a warp. sample: the rows of the tile, one after the other.
 template <class Model> static DEVICE void choose(Compute &c) {
@@ -170,20 +174,16 @@ template <class Model> static DEVICE void choose(Compute &c) {
         return;
     }
     const EngineState *state = pointer<const EngineState>(c.p->state);
-    EngineState draw;
-    draw.temperature = __ldcg(&state->temperature);
-    if (draw.temperature <= 0) {
-        for (int row = at.lo + c.warp; row < at.hi && row < at.rows; row += COMPUTE_WARPS) {
-            int id = best_token<Model>(strips, row);
+    const float temperature = __ldcg(&state->temperature);
+    for (int row = at.lo + (temperature > 0 ? 0 : c.warp); row < at.hi && row < at.rows; row += temperature > 0 ? 1 : COMPUTE_WARPS) {
+        if (temperature <= 0) {
+            const int id = best_token<Model>(strips, row);
             if (lane_id() == 0) out[row] = id;
+            continue;
         }
-        return;
-    }
-    draw.top_p = __ldcg(&state->top_p), draw.top_k = __ldcg(&state->top_k), draw.seed = __ldcg(&state->seed);
-    for (int row = at.lo; row < at.hi && row < at.rows; row++) {
-        int id = draw_token<Model>(c, pointer<const float>(c.p->slab + step.in), row, draw, at.start + row);
+        Draw<Model> draw = {c, pointer<const float>(c.p->slab + step.in), row, temperature, 0};
+        const int id = draw.token(__ldcg(&state->top_p), __ldcg(&state->top_k), __ldcg(&state->seed), at.start + row);
         if (c.warp == 0 && lane_id() == 0) out[row] = id;
-        c.group.sync(c.who, *c.s);
     }
 }
 #endif

@@ -145,7 +145,10 @@ struct Group {
     }
 };
 
-// A task's end, for the trace.
+// A task's beginning and end, for the trace.
+DEVICE void trace_begin(const EngineParams &p, uint32_t number) {
+    if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].begun = nanoseconds();
+}
 DEVICE void trace_end(const EngineParams &p, uint32_t number) {
     if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
 }

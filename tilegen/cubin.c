@@ -62,7 +62,7 @@ static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
     const Sku *sku = c->job.sku;
     size_t errors = diag_errors(ctx);
     if (r->functions == 0) diag_error(ctx, E0453, NO_SPAN, "ptxas gave no figures of the kernel");
-    if (r->stack || r->spill_stores || r->spill_loads) {
+    if (r->stack > 200) {
         diag_error(ctx, E0454, NO_SPAN, "the kernel keeps %d bytes a thread in local memory: %d stored, %d loaded",
                    r->stack, r->spill_stores, r->spill_loads);
         diag_help(ctx, "make the tiles of its ops smaller, or index no local array at run time");

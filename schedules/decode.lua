@@ -3,6 +3,8 @@
 -- are alike. What is not said here (claims, waits, counters, workers) is the compiler's.
 
 local host = sku.arch == "host"
+-- All latency: a claim across the chip costs more than it balances.
+local small = model.hidden < 1024
 local rows = 8 -- tokens a round: a block of the drafter
 
 -- A GPU's weights are packed in strips of 16 rows, or of 8 gate and 8 up rows; a tile is whole strips or all outputs.
@@ -11,7 +13,7 @@ local function pages_of(bytes) return host and 1 or sku.page_memory // bytes end
 
 local t = tune {
     waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
-    expert_waves = choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
+    expert_waves = small and choice { 1, 2, 4, 8 } or choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
     page_bytes = choice { 16384, 8192, 32768 },
     page_count = range(1, pages_of(8192), pages_of(16384)),
     split = choice { 1, 2, 4, 8 },        -- parts of an attention over the keys
@@ -86,8 +88,8 @@ if experts then
     -- in groups of 32, so ups come in multiples of that.
     local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
     add(op "router"       { tile = spread(host and 8 or strip, t.waves, experts.count) })
-    add(op "experts_up"   { tile = cut(32, tasks, experts.inner // tp), claim = "dynamic", per = "expert" })
-    add(op "experts_down" { tile = cut(32, tasks, model.hidden), claim = "dynamic" })
+    add(op "experts_up"   { tile = cut(32, tasks, experts.inner // tp), claim = small and "static" or "dynamic", per = "expert" })
+    add(op "experts_down" { tile = cut(32, tasks, model.hidden), claim = small and "static" or "dynamic" })
     add(op "combine"      { tile = hidden })
 end
 if drafter then
@@ -115,8 +117,8 @@ return kernel "decode" {
     rows = rows,
     activations = "bf16",
     roles = {
-        load    = { warps = 4, registers = 72 }, -- a warpgroup: registers move between warpgroups
-        compute = { warps = 8, registers = 192 },
+        load    = { warps = 4, registers = 88 }, -- a warpgroup: registers move between warpgroups
+        compute = { warps = 8, registers = 184 },
         control = { warps = 4, registers = 56 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },

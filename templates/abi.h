@@ -47,7 +47,7 @@ enum {
     ENGINE_RANKS = 8,
     ENGINE_STOPS = 16,
     ENGINE_THREADS = 512,       // load group 4 warps, compute 8, control 4
-    ENGINE_SHARED_FIXED = 40960 // shared memory beside the pages, at most
+    ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
 };
 #define KEY_DIM(qk_dim) (((qk_dim) + 31) / 32 * 32)
 

@@ -11,12 +11,19 @@
 #define TILEGEN_ATTENTION_CUH
 #include "linear.cuh"
 
+// Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
+template <int QK_DIM, int V_DIM, int ROTARY_DIM> struct HeadDims {
+    static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
+    static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
+};
+
 // Cosines and sines of the round's positions: products of two unit vectors, in double, rounded once.
 template <class Dims> struct RopeRows {
     float cosine[ENGINE_ROWS][Dims::ROTARY / 2], sine[ENGINE_ROWS][Dims::ROTARY / 2];
 };
 template <class Dims> static DEVICE void rope_rows(Compute &c, int kind, int start, RopeRows<Dims> &rope) {
     constexpr int half = Dims::ROTARY / 2;
+#pragma unroll 1
     for (int n = c.warp * 32 + lane_id(); n < ENGINE_ROWS * half; n += COMPUTE_WARPS * 32) {
         const int row = n / half, i = n % half, position = start + row;
         const double2 a = pointer<const double2>(c.p->rope_high[kind])[(uint64_t)(position / ROPE_LOW) * half + i];
@@ -32,53 +39,41 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
     for (int i = 0; i < 4; i++) v[2 * i] = bf16_low(w[i]), v[2 * i + 1] = bf16_high(w[i]);
 }
 
-// Dims [d, d + 8) of a row's q or k head after norm and RoPE, as bf16 pairs. `row` points at the head's dim 0, `position` counts from the
-// round's first; factor: of
-// the head's norm, with its weights `norm` (0: none). The rotated dims come in multiples of 16.
+// Dims [d, d + 8) of a q or k head after norm and RoPE, as bf16 pairs. `head` points at the head's dim 0 of row `row` of
+// the round; `norm`: weights of the head's norm, or 0. The rotated dims come in multiples of 16.
 template <class Dims>
-static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *row, uint64_t norm, float factor, int position, int d) {
-    float x[8], w[8];
+static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d) {
+    float x[8], y[8];
     if (d >= Dims::QK) return {0, 0, 0, 0};
-    unpack(global_quad(row + d * 2), x);
+    constexpr int half = Dims::ROTARY / 2;
+    const bool rotates = d < Dims::ROTARY;
+    const int other = d < half ? d + half : d - half;
+    const Quad mine = global_quad(head + d * 2), theirs = rotates ? global_quad(head + other * 2) : mine;
+    unpack(mine, x), unpack(theirs, y);
     if (norm) {
+        float sum = 0, w[8];
+#pragma unroll 1
+        for (int i = 0; i < Dims::QK; i += 8) {
+            float v[8];
+            unpack(global_quad(head + i * 2), v);
+#pragma unroll
+            for (int n = 0; n < 8; n++) sum += v[n] * v[n];
+        }
+        const float factor = 1.0f / sqrtf(sum / Dims::QK + eps);
         unpack(global_quad(pointer<const char>(norm) + d * 2), w);
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = w[i] * (x[i] * factor);
+        unpack(global_quad(pointer<const char>(norm) + (rotates ? other : d) * 2), w);
+#pragma unroll
+        for (int i = 0; i < 8; i++) y[i] = w[i] * (y[i] * factor);
     }
-    constexpr int half = Dims::ROTARY / 2;
-    if (d < Dims::ROTARY) {
-        float y[8];
-        int other = d < half ? d + half : d - half;
-        unpack(global_quad(row + other * 2), y);
-        if (norm) {
-            unpack(global_quad(pointer<const char>(norm) + other * 2), w);
+    if (rotates) {
+        const float *c = rope.cosine[row] + (d < half ? d : other), *s = rope.sine[row] + (d < half ? d : other);
+        const float sign = d < half ? -1.0f : 1.0f;
 #pragma unroll
-            for (int i = 0; i < 8; i++) y[i] = w[i] * (y[i] * factor);
-        }
-        const float *c = rope.cosine[position] + (d < half ? d : d - half), *s = rope.sine[position] + (d < half ? d : d - half);
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = d < half ? x[i] * c[i] - y[i] * s[i] : x[i] * c[i] + y[i] * s[i];
+        for (int i = 0; i < 8; i++) x[i] = x[i] * c[i] + sign * (y[i] * s[i]);
     }
     return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
-}
-
-// Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
-template <int QK_DIM, int V_DIM, int ROTARY_DIM> struct HeadDims {
-    static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
-    static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
-};
-
-// 1 / rms of a head's dims; the lanes of a quad share the row.
-template <class Dims> static DEVICE float head_factor(const char *row, uint64_t norm, float eps) {
-    if (!norm) return 1;
-    float sum = 0;
-    for (int d = 8 * (lane_id() & 3); d < Dims::QK; d += 32) {
-        float x[8];
-        unpack(global_quad(row + d * 2), x);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum += x[i] * x[i];
-    }
-    return 1.0f / sqrtf(quad_sum(sum) / Dims::QK + eps);
 }
 
 // Where q, k and v of a head lie among a row of the fused outputs: chunks of [Q | K | V].
@@ -94,41 +89,41 @@ template <class Dims> static DEVICE int v_column(const EngineStep &s, int head) 
 
 static DEVICE uint16_t value_bf16(uint16_t v, float scale) { return bf16_round(bf16_value(v) * scale); }
 
-// The round's own keys and values, in shared memory: keys [row][dim]; values of the two groups of eight positions that
-// the round touches, [dim][16], beginning at position start & ~7, older ones from the cache.
+// What a task keeps in shared memory: the round's own keys; values of the two groups of eight positions that the round
+// touches, [dim][16] from position start & ~7 on, older ones from the cache; the queries of its heads.
 template <class Dims> struct Own {
     uint16_t key[ENGINE_ROWS][Dims::KEY];
     uint16_t value[Dims::V][16];
     RopeRows<Dims> rope;
+    uint16_t query[1][ENGINE_ROWS][Dims::KEY]; // [heads]
 };
 
-template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, int kv, Own<Dims> &own) {
+template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, int kv, int heads, Own<Dims> &own) {
     const EngineStep &step = slot.step;
-    const int start = slot.at.start, rows = slot.at.rows, lane = lane_id(), g = lane >> 2, t = lane & 3;
+    const int start = slot.at.start, rows = slot.at.rows, thread = c.warp * 32 + lane_id();
     const char *in = pointer<const char>(c.p->slab + step.in);
-    if (c.warp == 0) {
-        const char *row = in + (uint64_t)g * step.in_row + k_column<Dims>(step, kv) * 2;
-        uint64_t norm = slot.layer.weight[SLOT_K_NORM];
-        float factor = head_factor<Dims>(row, norm, step.eps);
-#pragma unroll 2
-        for (int d = 8 * t; d < Dims::KEY; d += 32) {
-            Quad q = head_piece<Dims>(own.rope, row, norm, factor, g, d);
-            if (g >= rows) q = {0, 0, 0, 0};
-            *reinterpret_cast<Quad *>(&own.key[g][d]) = q;
+    constexpr int PIECES = Dims::KEY / 8;
+#pragma unroll 1
+    for (int n = thread; n < (heads + 1) * ENGINE_ROWS * PIECES; n += COMPUTE_WARPS * 32) { // keys last
+        const int d = n % PIECES * 8, row = n / PIECES % ENGINE_ROWS, head = n / (PIECES * ENGINE_ROWS);
+        const bool key = head == heads;
+        const int column = key ? k_column<Dims>(step, kv) : q_column<Dims>(step, slot.at.lo + head);
+        Quad q = head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * 2, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d);
+        if (key && row >= rows) q = {0, 0, 0, 0};
+        *reinterpret_cast<Quad *>(key ? &own.key[row][d] : &own.query[head][row][d]) = q;
+    }
+    const int base = start & ~7;
+#pragma unroll 1
+    for (int i = thread; i < Dims::V * 16; i += COMPUTE_WARPS * 32) {
+        const int d = i % Dims::V, j = i / Dims::V, position = base + j, row = position - start;
+        uint16_t v = 0;
+        if (row >= 0 && row < rows)
+            v = value_bf16(*reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v_column<Dims>(step, kv) + d) * 2), step.value_scale);
+        else if (row < 0) {
+            const uint32_t at = (uint32_t)position & slot.layer.mask;
+            v = pointer<const uint16_t>(slot.layer.v)[(((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK];
         }
-    } else {
-        const int base = start & ~7;
-        for (int i = (c.warp - 1) * 32 + lane; i < Dims::V * 16; i += (COMPUTE_WARPS - 1) * 32) {
-            int d = i % Dims::V, j = i / Dims::V, position = base + j, row = position - start;
-            uint16_t v = 0;
-            if (row >= 0 && row < rows)
-                v = value_bf16(*reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v_column<Dims>(step, kv) + d) * 2), step.value_scale);
-            else if (row < 0) {
-                uint32_t at = (uint32_t)position & slot.layer.mask;
-                v = pointer<const uint16_t>(slot.layer.v)[(((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK];
-            }
-            own.value[d][j] = v;
-        }
+        own.value[d][j] = v;
     }
 }
 
@@ -146,21 +141,42 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
     const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
     const char *values = pointer<const char>(layer.v) + ((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK * 2;
     float score[8][4];
+    constexpr int UNITS = Dims::KEY / 32, TOGETHER = UNITS <= 2 ? 8 : UNITS <= 4 ? 4 : 2; // tiles whose keys are loaded at once
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        // Column n of tile j stands for position 16 (n / 2) + 2j + n mod 2 of the chunk: then lane t holds 16t .. 16t + 15.
-        const int at = 16 * (g >> 1) + 2 * j + (g & 1), position = base + at;
-        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
-        score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
-        Quad k[Dims::KEY / 32];
+    for (int j0 = 0; j0 < 8; j0 += TOGETHER) {
+        Quad k[TOGETHER][UNITS];
 #pragma unroll
-        for (int u = 0; u < Dims::KEY / 32; u++) k[u] = any_quad(key + (32 * u + 8 * t) * 2);
+        for (int i = 0; i < TOGETHER; i++) {
+            // Column n of tile j stands for position 16 (n / 2) + 2j + n mod 2 of the chunk: then lane t holds 16t .. 16t + 15.
+            const int at = 16 * (g >> 1) + 2 * (j0 + i) + (g & 1), position = base + at;
+            const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
 #pragma unroll
-        for (int u = 0; u < Dims::KEY / 32; u++) {
-            mma(score[j], q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[u].x, k[u].y);
-            mma(score[j], q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[u].z, k[u].w);
+            for (int u = 0; u < UNITS; u++) k[i][u] = any_quad(key + (32 * u + 8 * t) * 2);
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            float(&s)[4] = score[j0 + i];
+            s[0] = s[1] = s[2] = s[3] = 0;
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                mma(s, q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[i][u].x, k[i][u].y);
+                mma(s, q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[i][u].z, k[i][u].w);
+            }
         }
     }
+    const int patch = start & ~7; // groups of eight positions from here on are in own.value
+    auto value_quad = [&](int n, int half) {
+        const int d = 8 * n + g, position = base + 16 * t + 8 * half;
+        const char *at = values + (d * KEY_CHUNK + 16 * t + 8 * half) * 2;
+        if (position >= patch) at = reinterpret_cast<const char *>(&own.value[d][position < patch + 16 ? position - patch : 0]);
+        Quad v = any_quad(at);
+        if (position > last) v = {0, 0, 0, 0};
+        return v;
+    };
+    constexpr int EARLY = Dims::V <= 64 ? Dims::V / 8 : 1; // values on their way while the softmax is made
+    Quad early[EARLY][2];
+#pragma unroll
+    for (int n = 0; n < EARLY; n++) early[n][0] = value_quad(n, 0), early[n][1] = value_quad(n, 1);
     // Both of a lane's queries are row g of the round, of two heads.
     const int mine = start + g;
     const int from = slot.step.window ? mine - (int)slot.step.window + 1 : 0, to = slot.step.causal && mine < last ? mine : last;
@@ -195,19 +211,9 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][2 * h] *= keep, r.out[n][2 * h + 1] *= keep;
     }
-    const int patch = start & ~7; // groups of eight positions from here on are in own.value
 #pragma unroll
     for (int n = 0; n < Dims::V / 8; n++) {
-        const int d = 8 * n + g;
-        Quad v[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int position = base + 16 * t + 8 * half;
-            const char *at = values + (d * KEY_CHUNK + 16 * t + 8 * half) * 2;
-            if (position >= patch) at = reinterpret_cast<const char *>(&own.value[d][position < patch + 16 ? position - patch : 0]);
-            v[half] = any_quad(at);
-            if (position > last) v[half] = {0, 0, 0, 0};
-        }
+        const Quad v[2] = {n < EARLY ? early[n < EARLY ? n : 0][0] : value_quad(n, 0), n < EARLY ? early[n < EARLY ? n : 0][1] : value_quad(n, 1)};
         float sum[4] = {0, 0, 0, 0};
         mma(sum, weight[0][0], weight[0][1], weight[1][0], weight[1][1], v[0].x, v[0].y);
         mma(sum, weight[2][0], weight[2][1], weight[3][0], weight[3][1], v[0].z, v[0].w);
@@ -237,7 +243,7 @@ template <class Dims> static DEVICE float *part_at(uint64_t parts, int split, in
 template <class Dims> constexpr DEVICE int pass_dims() {
     int best = 8;
     for (int n = 8; n <= Dims::V; n += 8)
-        if (Dims::V % n == 0 && sizeof(Own<Dims>) + COMPUTE_WARPS * 16 * (n + 2) * 4 <= SCRATCH_BYTES) best = n;
+        if (Dims::V % n == 0 && COMPUTE_WARPS * 16 * (n + 2) * 4 <= SCRATCH_BYTES) best = n;
     return best;
 }
 
@@ -256,14 +262,14 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     int head_lanes = 1;
     while (head_lanes < pairs && head_lanes < COMPUTE_WARPS) head_lanes *= 2;
     const int key_lanes = COMPUTE_WARPS / head_lanes, key_lane = c.warp / head_lanes;
-    float *slice = reinterpret_cast<float *>(room + sizeof(Own<Dims>)); // [warp][16 queries][dims of a pass, top, sum]
-    own_rows<Dims>(c, slot, kv, own);
+    float *slice = reinterpret_cast<float *>(room); // afterwards: [warp][16 queries][dims of a pass, top, sum]
+    own_rows<Dims>(c, slot, kv, heads, own);
     c.group.sync(c.who, *c.s);
     const int split = step.split, start = at.start, last = start + at.rows - 1;
     const int window = step.window;
     const int from = window && start - window + 1 > 0 ? start - window + 1 : 0;
-    for (int base = 0; base < pairs; base += head_lanes) {
-        const int pair = base + c.warp % head_lanes, h0 = at.lo + 2 * pair;
+    { // tiles are at most 16 heads, so each warp has one pair at most
+        const int pair = c.warp % head_lanes, h0 = at.lo + 2 * pair;
         const bool both = 2 * pair + 1 < heads, active = pair < pairs;
         Running<Dims> r;
 #pragma unroll
@@ -272,18 +278,14 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][0] = r.out[n][1] = r.out[n][2] = r.out[n][3] = 0;
         if (active) {
             uint32_t q[Dims::KEY / 16][4];
-            const uint64_t norm = slot.layer.weight[SLOT_Q_NORM];
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const char *row = pointer<const char>(c.p->slab + step.in) + (uint64_t)g * step.in_row + q_column<Dims>(step, both ? h0 + h : h0) * 2;
-                float factor = head_factor<Dims>(row, norm, step.eps);
+            for (int h = 0; h < 2; h++)
 #pragma unroll
                 for (int u = 0; u < Dims::KEY / 32; u++) {
-                    Quad piece = head_piece<Dims>(own.rope, row, norm, factor, g, 32 * u + 8 * t);
+                    const Quad piece = *reinterpret_cast<const Quad *>(&own.query[2 * pair + (both ? h : 0)][g][32 * u + 8 * t]);
                     q[2 * u][h] = piece.x, q[2 * u][h + 2] = piece.y;
                     q[2 * u + 1][h] = piece.z, q[2 * u + 1][h + 2] = piece.w;
                 }
-            }
             for (int chunk = from / KEY_CHUNK; chunk <= last / KEY_CHUNK; chunk++) {
                 if (split > 1 && chunk % split != at.part) continue;
                 if (chunk / split % key_lanes != key_lane) continue;
@@ -384,28 +386,26 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
     c.wait_ready();
     const EngineLayer &layer = slot.layer;
     const char *in = pointer<const char>(c.p->slab + step.in);
-    const int lane = lane_id(), g = lane >> 2, t = lane & 3;
-    const uint64_t norm = layer.weight[SLOT_K_NORM];
+    const int thread = c.warp * 32 + lane_id();
+    constexpr int PIECES = Dims::KEY / 8;
     for (int head = at.lo; head < at.hi; head++) {
         const int k = FUSED ? k_column<Dims>(step, head) : head * Dims::QK, v = FUSED ? v_column<Dims>(step, head) : (int)step.kv_heads * Dims::QK + head * Dims::V;
-        if (c.warp == 0) {
-            const char *row = in + (uint64_t)g * step.in_row + k * 2;
-            float factor = head_factor<Dims>(row, norm, step.eps);
-            const uint32_t place = (uint32_t)(at.start + g) & layer.mask;
-            char *to = pointer<char>(layer.k) + ((uint64_t)head * layer.capacity + place) * Dims::KEY * 2;
-#pragma unroll 2
-            for (int d = 8 * t; d < Dims::KEY; d += 32) {
-                Quad q = head_piece<Dims>(rope, row, norm, factor, g, d);
-                if (g < at.rows) *reinterpret_cast<Quad *>(to + d * 2) = q;
-            }
-        } else
-            for (int i = (c.warp - 1) * 32 + lane; i < Dims::V * at.rows; i += (COMPUTE_WARPS - 1) * 32) {
-                const int d = i % Dims::V, row = i / Dims::V;
-                const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
-                uint16_t value = *reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v + d) * 2);
-                pointer<uint16_t>(layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + place % KEY_CHUNK] =
-                    value_bf16(value, step.value_scale);
-            }
+#pragma unroll 1
+        for (int n = thread; n < ENGINE_ROWS * PIECES; n += COMPUTE_WARPS * 32) {
+            const int d = n % PIECES * 8, row = n / PIECES;
+            if (row >= at.rows) break;
+            const Quad q = head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * 2, layer.weight[SLOT_K_NORM], step.eps, row, d);
+            const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
+            *reinterpret_cast<Quad *>(pointer<char>(layer.k) + (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
+        }
+#pragma unroll 1
+        for (int i = thread; i < Dims::V * at.rows; i += COMPUTE_WARPS * 32) {
+            const int d = i % Dims::V, row = i / Dims::V;
+            const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
+            const uint16_t value = *reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v + d) * 2);
+            pointer<uint16_t>(layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + place % KEY_CHUNK] =
+                value_bf16(value, step.value_scale);
+        }
     }
 }
 #endif

@@ -12,7 +12,7 @@ struct Fetch {
     uint32_t step[2];      // lanes 0-63: the step
     uint64_t layer;        // lanes 0-23
     uint32_t group, want;  // a wait a lane
-    bool holds;
+    bool holds, by_key;
     DEVICE uint32_t field(int i) const { return __shfl_sync(~0u, word, i); }
 };
 
@@ -53,9 +53,11 @@ template <class Model> struct Dispatch {
         if (lane_id() + 32 < STEP_WORDS) f.step[1] = __ldg(step + 32 + lane_id());
         const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
         f.holds = lane_id() >= count;
+        f.by_key = false;
         if (!f.holds) {
             uint2 w = __ldg(pointer<const uint2>(p->tables + t->wait_at) + first + lane_id());
             EngineWait wait = {w.x, (int32_t)w.y};
+            f.by_key = w.x & GROUP_KEY;
             f.want = counter_want(t, p->tables, wait, round, f.instance, key, f.group, f.holds);
         }
     }
@@ -129,36 +131,41 @@ template <class Model> struct Dispatch {
             else if (next && stage == 1) fetch_rest(*next, -1), stage = 2;
             if (look(f)) break;
             if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group));
-            else if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(p->abort))) give_up(who, WAITER_RING, 0, 0, 0);
+            else if ((n & 255) == 0 && tick_now(who) >= DYING) give_up(who, WAITER_RING, 0, 0, 0, false);
         }
         ready(f, key);
         if (next && stage == 0) fetch_entry(*next), stage = 1;
         if (next && stage == 1) fetch_rest(*next, -1);
     }
 
-    // The items that the loader hands over.
+    // The items that the loader hands over. Items of a step share its waits: groups by key, or the same for all.
     DEVICE void pool(const Fetch &f) {
-        using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
-        const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
-        uint32_t page = pool.page_lo, taken = s->items_out;
+        const uint32_t page_lo = pool.page_lo, page_hi = pool.page_hi;
+        uint32_t page = page_lo, taken = s->items_out, last = ~0u, first_group = 0;
+        Fetch item = f;
         for (;;) {
-            uint32_t since = 0;
-            for (uint32_t n = 1; shared_acquire(shared_address(&s->items_in)) == taken; n++)
+            for (uint32_t n = 1, since = 0; shared_acquire(shared_address(&s->items_in)) == taken; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            const int code = s->items[taken % ITEM_ROOM];
+            const Item &in = s->items[taken % ITEM_ROOM];
+            const int key = in.key;
+            const uint32_t expert = in.expert, chosen_by = in.chosen_by;
+            if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
             taken++;
             __syncwarp();
             if (lane_id() == 0) shared_release(shared_address(&s->items_out), taken);
-            if (code < 0) return;
-            const int key = code & 0xFFFF;
-            Fetch item = {f.instance, pool.item + (code >> 16)};
-            fetch_entry(item);
-            const uint32_t expert = __ldcg(&routes->expert[key]), chosen_by = __ldcg(&routes->chosen_by[key]);
-            fetch_rest(item, key);
-            post(item, key, expert, chosen_by, page, pool.page_lo, pool.page_hi);
+            if (key < 0) return;
+            const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
+            if (step != last) {
+                fetch_rest(item, 0);
+                first_group = item.group;
+                last = step;
+            }
+            item.holds = lane_id() >= count;
+            item.group = first_group + (item.by_key ? key : 0);
+            post(item, key, expert, chosen_by, page, page_lo, page_hi);
             if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
-            while (page >= pool.page_hi) page -= pool.page_hi - pool.page_lo;
+            while (page >= page_hi) page -= page_hi - page_lo;
             wait_for(item, key, nullptr);
         }
     }

@@ -18,10 +18,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
             continue;
         }
         if (op <= RUN_LINEAR_F32) { // these go on to the next instruction themselves
-            if (Model::USES_BF16 && op == RUN_LINEAR_BF16) linear<WeightBf16, Model::HELD_BLOCKS>(c);
-            if (Model::USES_FP8 && op == RUN_LINEAR_FP8) linear<WeightFp8, Model::HELD_BLOCKS>(c);
-            if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) linear<WeightMxfp4, Model::HELD_BLOCKS>(c);
-            if (Model::USES_F32 && op == RUN_LINEAR_F32) linear<WeightF32, Model::HELD_BLOCKS>(c);
+            linear<Model>(c);
             continue;
         }
         switch (op) {

@@ -127,17 +127,19 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             old[2] = bf16_value(x[8]), old[3] = bf16_value(x[step.out_row / 2 + 8]);
         }
         barrier_wait(f.who, f.s->strip_full[place], n / STRIP_SLOTS & 1, WAITER_RING);
-        for (uint32_t kw = 0; kw < step.warps_k; kw++) {
-            float4 part = reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()];
-            v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
-        }
+        float4 part[COMPUTE_WARPS];
+#pragma unroll
+        for (uint32_t kw = 0; kw < COMPUTE_WARPS; kw++)
+            part[kw] = kw < step.warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()] : make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (uint32_t kw = 0; kw < COMPUTE_WARPS; kw++) v[0] += part[kw].x, v[1] += part[kw].y, v[2] += part[kw].z, v[3] += part[kw].w;
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
-        if (!known) {
-            const float(&squares)[COMPUTE_WARPS][ENGINE_ROWS] = f.s->squares[f.number % SLOTS];
-            float a = 0, b = 0;
-            for (uint32_t kw = 0; kw < step.warps_k; kw++) a += squares[kw][token], b += squares[kw][token + 1];
-            factor[0] = 1.0f / sqrtf(a / (float)step.k + step.eps), factor[1] = 1.0f / sqrtf(b / (float)step.k + step.eps);
+        if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
+            float2 share = g < (int)step.warps_k ? *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]) : make_float2(0, 0);
+#pragma unroll
+            for (int lanes = 4; lanes < 32; lanes *= 2) share.x += __shfl_xor_sync(~0u, share.x, lanes), share.y += __shfl_xor_sync(~0u, share.y, lanes);
+            factor[0] = rsqrtf(__fdividef(share.x, (float)step.k) + step.eps), factor[1] = rsqrtf(__fdividef(share.y, (float)step.k) + step.eps);
             known = true;
         }
         v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];

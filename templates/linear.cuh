@@ -95,10 +95,18 @@ static DEVICE void load_norm(uint32_t (&w)[16], uint64_t norm, uint32_t k, uint3
     }
 }
 
+template <class Weight, int HELD_BLOCKS>
+static DEVICE void multiply_blocks(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, const uint32_t (&x)[HELD_BLOCKS][16]) {
+#pragma unroll
+    for (int b = 0; b < HELD_BLOCKS; b++)
+        if (b >= from && b < until) Weight::multiply(sum, address + (b - from) * Weight::BYTES, x[b]);
+}
+
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
 //
 // Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop.
-template <class Weight, int HELD_BLOCKS> static DEVICE void linear(Compute &c) {
+template <class Model> static DEVICE void linear(Compute &c) {
+    constexpr int HELD_BLOCKS = Model::HELD_BLOCKS;
     uint32_t x[HELD_BLOCKS][16], early[16];
     const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
     const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k, lane_strip = c.warp / warps_k;
@@ -135,7 +143,7 @@ template <class Weight, int HELD_BLOCKS> static DEVICE void linear(Compute &c) {
         if (normed && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
         Chunks chunks = {at.page, at.page_lo, at.page_hi, 0, false};
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs;
-        const uint32_t strip_bytes = step.blocks * Weight::BYTES;
+        const uint32_t strip_bytes = step.strip_bytes, block_bytes = step.block_bytes;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[4] = {0, 0, 0, 0};
             // A strip in several chunks: which, and which block of it. Else the strip's place in its chunk.
@@ -155,10 +163,11 @@ template <class Weight, int HELD_BLOCKS> static DEVICE void linear(Compute &c) {
                 const uint32_t end = min(mine - base, (uint32_t)HELD_BLOCKS);
                 for (uint32_t done = 0; done < end;) { // chunk by chunk
                     const uint32_t until = min(end, done + room - block);
-                    const uint32_t address = chunks.seek(c, chunk) + offset + (block - done) * Weight::BYTES;
-#pragma unroll
-                    for (int b = 0; b < HELD_BLOCKS; b++)
-                        if (b >= done && b < until) Weight::multiply(sum, address + b * Weight::BYTES, x[b]);
+                    const uint32_t address = chunks.seek(c, chunk) + offset + block * block_bytes, op = step.op;
+                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_blocks<WeightBf16>(sum, address, done, until, x);
+                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_blocks<WeightFp8>(sum, address, done, until, x);
+                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_blocks<WeightMxfp4>(sum, address, done, until, x);
+                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_blocks<WeightF32>(sum, address, done, until, x);
                     block += until - done;
                     done = until;
                     if (block == room) block = 0, chunk++;

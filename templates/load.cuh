@@ -21,7 +21,7 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate);
     uint64_t gate;
     for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
-        if ((n & 255) == 0 && load_relaxed(pointer<uint32_t>(w.p->abort))) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8));
+        if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
     const EngineState *state = pointer<const EngineState>(w.p->state);
@@ -68,62 +68,89 @@ template <class Model> struct Loader {
     uint32_t pages, phases; // phases: parity of the empty phase that the next use of a page waits for
     Waiter who;
 
-    DEVICE void fill(uint32_t page, uint64_t from, uint32_t bytes, uint64_t policy) { // lane 0
-        barrier_wait(who, s->empty[page], phases >> page & 1, WAITER_PAGE);
-        phases ^= 1u << page;
-        uint32_t full = shared_address(&s->full[page]);
-        barrier_expect(full, bytes);
-        bulk_copy(pages + page * Model::PAGE_BYTES, from, bytes, full, policy);
+    // The chunks of a tile, into pages from `page` on round the ring [lo, hi). All lanes.
+    DEVICE void fill_all(const Pieces &from, uint32_t &page, uint32_t lo, uint32_t hi, uint64_t policy) {
+        for (uint32_t chunk = 0; chunk < from.chunks; chunk++) {
+            uint64_t at;
+            uint32_t bytes;
+            from.copy(chunk, at, bytes);
+            barrier_wait(who, s->empty[page], phases >> page & 1, WAITER_PAGE);
+            phases ^= 1u << page;
+            if (lane_id() == 0) {
+                const uint32_t full = shared_address(&s->full[page]);
+                barrier_expect(full, bytes);
+                bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy);
+            }
+            if (++page == hi) page = lo;
+        }
     }
 
-    // Claims items, hands each to dispatch, loads its weights. Lane 0.
+    // Claims items, hands each to dispatch, loads its weights. All lanes: a template a lane, a key or two a lane.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance, const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[entry.pool];
+        const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
+        const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants, page_lo = pool.page_lo, page_hi = pool.page_hi;
+        const bool dynamic = pool.dynamic;
+        Pieces pieces = {};
+        uint32_t item_bytes = 0, tiles = 1;
+        bool halted = false;
+        if (lane < items) {
+            const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[pool.item + lane];
+            const EngineStep &step = Model::step(it.step);
+            s->templates[lane] = it;
+            pieces = pieces_of(step, layer.weight[step.slot], it.lo, it.hi, it.chunks);
+            item_bytes = step.item_bytes, tiles = it.pool;
+            halted = gate.halted(instance, it.body_step);
+        }
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
         for (uint32_t i = 0; i < entry.wait_count; i++) {
-            uint32_t group;
+            uint32_t group, since = 0;
             bool holds;
-            uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            uint32_t since = 0;
+            const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
         }
+        __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
-        const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
-        const int active = __ldcg(&routes->active);
-        const uint32_t total = pool.items * active;
-        uint32_t page = pool.page_lo;
-        for (uint32_t turn = 0;; turn++) {
-            uint32_t item = pool.dynamic ? add_relaxed(pointer<uint32_t>(p->claims) + instance, 1) : entry.part + turn * pool.participants;
-            int code = -1;
-            uint32_t key = 0, which = 0;
-            const EngineEntry *items = pointer<const EngineEntry>(p->tables + t->entry_at) + pool.item;
-            if (item < total) {
-                while (item >= items[which].pool * active) item -= items[which].pool * active, which += items[which].pool;
-                key = item / items[which].pool, which += item % items[which].pool;
-                code = (int)(which << 16 | key);
-            }
-            uint32_t since = 0;
-            for (uint32_t n = 1; s->items_in - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            s->items[s->items_in % ITEM_ROOM] = code;
-            shared_release(shared_address(&s->items_in), s->items_in + 1);
-            if (code < 0) break;
-            const EngineEntry &it = items[which];
-            if (gate.halted(instance, it.body_step)) continue;
-            const EngineStep &step = Model::step(it.step);
-            Pieces pieces = pieces_of(step, layer.weight[step.slot] + (uint64_t)__ldcg(&routes->expert[key]) * step.item_bytes, it.lo, it.hi, it.chunks);
-            for (uint32_t chunk = 0; chunk < pieces.chunks; chunk++) {
-                uint64_t at;
-                uint32_t size;
-                pieces.copy(chunk, at, size);
-                fill(page, at, size, policy);
-                if (++page == pool.page_hi) page = pool.page_lo;
-            }
+        uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
+        const uint32_t active = __ldcg(&routes->active), total = items * active;
+#pragma unroll
+        for (int i = 0; i < (Model::KEYS + 31) / 32; i++) {
+            const uint32_t key = lane + 32 * i;
+            expert[i] = key < Model::KEYS ? __ldcg(&routes->expert[key]) : 0;
+            by[i] = key < Model::KEYS ? __ldcg(&routes->chosen_by[key]) : 0;
         }
-        add_release(pointer<uint32_t>(p->exits) + instance, 1);
+        uint32_t page = page_lo, turn = 0, next = 0;
+        if (dynamic && lane == 0) next = add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
+        for (;;) {
+            uint32_t item = dynamic ? __shfl_sync(~0u, next, 0) : entry.part + turn++ * participants;
+            const bool more = item < total;
+            if (dynamic && more && lane == 0) next = add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
+            uint32_t which = 0, of = 1;
+            for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which += of) item -= of * active;
+            const uint32_t key = more ? item / of : 0;
+            if (more) which += item % of;
+            const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0], mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
+            const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
+            const uint32_t taken = s->items_in;
+            for (uint32_t n = 1, since = 0; taken - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
+                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
+            Item &slot = s->items[taken % ITEM_ROOM];
+            __syncwarp();
+            if (lane < 8) reinterpret_cast<uint32_t *>(&slot.entry)[lane] = reinterpret_cast<const uint32_t *>(&s->templates[which])[lane];
+            if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = chosen_by;
+            __syncwarp();
+            if (lane == 0) shared_release(shared_address(&s->items_in), taken + 1);
+            if (!more) break;
+            const Pieces from = {__shfl_sync(~0u, pieces.from, which) + (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which), __shfl_sync(~0u, pieces.chunks, which),
+                                 __shfl_sync(~0u, pieces.chunks_of_strip, which), __shfl_sync(~0u, pieces.strip_bytes, which), __shfl_sync(~0u, pieces.chunk_bytes, which),
+                                 __shfl_sync(~0u, pieces.bytes, which)};
+            if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
+        }
+        if (lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
+        __syncwarp();
     }
 
     DEVICE void run() {
@@ -150,24 +177,19 @@ template <class Model> struct Loader {
                         }
                     }
                     for (uint32_t i = 0; i < count; i++) {
-                        if (__shfl_sync(~0u, (uint32_t)entry.kind, i) == ENGINE_POOL) {
-                            if (lane_id() == i) pool(t, entry, round, instance, gate, policy);
-                            phases = __shfl_sync(~0u, phases, i);
+                        const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
+                        if (kind == ENGINE_POOL) {
+                            if constexpr (Model::EXPERTS > 0) {
+                                const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
+                                pool(t, it, round, instance, gate, policy);
+                            }
                             continue;
                         }
-                        if (lane_id() == i) {
-                            EngineReport &here = who.mine();
-                            here.instance = instance, here.step = entry.body_step, here.lo = entry.lo, here.hi = entry.hi;
-                            uint32_t page = entry.page;
-                            for (uint32_t chunk = 0; chunk < pieces.chunks; chunk++) {
-                                uint64_t at;
-                                uint32_t size;
-                                pieces.copy(chunk, at, size);
-                                fill(page, at, size, policy);
-                                if (++page == Model::PAGES) page = 0;
-                            }
-                        }
-                        phases = __shfl_sync(~0u, phases, i);
+                        const Pieces from = {__shfl_sync(~0u, pieces.from, i), __shfl_sync(~0u, pieces.chunks, i), __shfl_sync(~0u, pieces.chunks_of_strip, i),
+                                             __shfl_sync(~0u, pieces.strip_bytes, i), __shfl_sync(~0u, pieces.chunk_bytes, i), __shfl_sync(~0u, pieces.bytes, i)};
+                        who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i), __shfl_sync(~0u, entry.hi, i));
+                        uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
+                        fill_all(from, page, 0, Model::PAGES, policy);
                     }
                 }
             }

@@ -4,7 +4,7 @@
 #include "abi.h"
 #define DEVICE __device__ __forceinline__
 
-struct Quad { // 16 bytes
+struct alignas(16) Quad {
     uint32_t x, y, z, w;
 };
 struct Float2 {

@@ -18,6 +18,7 @@ enum {
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
+    POOL_ITEMS = 32, // templates of a pool
     ROLES = 3,
     ROLE_LOAD = 0,
     ROLE_COMPUTE = 1,
@@ -45,6 +46,13 @@ struct Slot {
     Instruction at;
 };
 
+// A pool's item on its way from the loader to dispatch.
+struct Item {
+    EngineEntry entry;
+    int key; // -1: no more
+    uint32_t expert, chosen_by;
+};
+
 struct Shared {
     uint64_t full[MAX_PAGES], empty[MAX_PAGES];
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
@@ -54,11 +62,12 @@ struct Shared {
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
-    int items[ITEM_ROOM];
+    Item items[ITEM_ROOM];
+    EngineEntry templates[POOL_ITEMS]; // the loader's, of the pool at hand
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
     uint32_t tick; // see report_role
-    float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
+    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
     alignas(16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
@@ -86,27 +95,32 @@ struct Waiter {
 
 // Leaves the warp's record and ends the thread; the reporter sees to the rest. Small, since every wait has it, and
 // inlined, since a kernel that calls functions gets no registers by setmaxnreg.
-DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
+DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t want, uint32_t have, bool alarm) {
     EngineReport &r = w.mine();
-    r.group = group, r.want = want, r.have = have, r.timed_out = w.s->tick < DYING, r.kind = kind;
-    __threadfence();
-    *pointer<volatile uint32_t>(w.p->abort) = 1;
+    r.group = group, r.want = want, r.have = have, r.timed_out = alarm, r.kind = kind;
+    if (alarm) {
+        __threadfence();
+        *pointer<volatile uint32_t>(w.p->abort) = 1;
+    }
     asm volatile("exit;");
 }
+DEVICE uint32_t tick_now(const Waiter &w) { return *(volatile uint32_t *)&w.s->tick; }
 
-// Every so often in a wait. `since`: the tick at which it was first asked. When someone has given up, ticks leap.
+// Every so often in a wait for a counter. `since`: the tick at which it was first asked. These waits alone raise the
+// alarm: whatever goes wrong in a block, somebody waits for a counter of it.
 DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
-    const uint32_t now = *(volatile uint32_t *)&w.s->tick;
+    const uint32_t now = tick_now(w);
+    if (now >= DYING) give_up(w, kind, group, want, have, false);
     if (since == 0)
         since = now;
     else if (now - since > w.p->timeout_ms * 16)
-        give_up(w, kind, group, want, have);
+        give_up(w, kind, group, want, have, true);
 }
 
 DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity, uint32_t kind) {
-    uint32_t at = shared_address(&barrier), since = 0;
-    for (uint32_t n = 1; !barrier_try(at, parity); n++)
-        if ((n & 63) == 0) watch(w, since, kind, 0, 0, 0);
+    const uint32_t at = shared_address(&barrier);
+    while (!barrier_try(at, parity))
+        if (tick_now(w) >= DYING) give_up(w, kind, 0, 0, 0, false);
 }
 
 // One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block to
@@ -119,7 +133,7 @@ DEVICE void report_role(const Waiter &w) {
         *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate)) & GATE_EXIT) return;
     }
-    *tick = DYING + *tick;
+    *tick = DYING;
     for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000); // others come to their records
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
         volatile EngineReport *to = pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;

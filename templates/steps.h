@@ -49,7 +49,7 @@ typedef struct EngineStep {
     uint32_t out, out_row, out_item;
     uint32_t outputs; // of the op on this rank
     uint32_t best;    // where best tokens go, or come from
-    uint32_t chunk_bytes, strip_bytes;
+    uint32_t chunk_bytes, strip_bytes, block_bytes;
     uint32_t taps; // a residual that the drafter may listen to
     uint32_t pool; // 1 + index of the pool that the step publishes, or 0
     uint32_t site; // push, reduce: Site of prog.h

@@ -98,6 +98,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->warps_k = (uint32_t)g.warps_k, s->warp_blocks = (uint32_t)g.warp_blocks;
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip, s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
     s->strip_outputs = (uint32_t)g.strip_outputs;
+    s->block_bytes = (uint32_t)g.block_bytes;
     s->strip_bytes = (uint32_t)(g.blocks * g.block_bytes);
     s->chunk_bytes = g.chunks_of_strip > 1 ? (uint32_t)(g.chunk_blocks * g.block_bytes) : s->strip_bytes * s->strips_of_chunk;
     s->outputs = (uint32_t)plan_outputs(k->c->plan, op, kind);

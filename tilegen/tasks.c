@@ -86,7 +86,17 @@ static bool add_item(Tables *t, int b, const Pool *pool, int item) {
     int tiles = 0;
     if (!add_task(t, b, task, ENGINE_TASK)) return false;
     for (int i = 0; i < pool->item_count; i++) tiles += pool->items[i].step == task->step;
-    EngineEntry *e = &t->entries.at[t->entries.count - 1];
+    EngineEntry *e = &t->entries.at[t->entries.count - 1], *before = e - 1;
+    // Items of a step share their waits: the kernel looks at them once a step.
+    if (item > 0 && pool->items[item - 1].step == task->step) {
+        bool equal = before->wait_count == e->wait_count && (e->wait_count == 0 || memcmp(t->waits.at + before->wait, t->waits.at + e->wait, e->wait_count * sizeof(EngineWait)) == 0);
+        if (!equal || e->wait_count > 32) {
+            diag_error(t->ctx, E0442, task->span, "items of a step that do not wait for the same");
+            return false;
+        }
+        e->wait = before->wait;
+        t->waits.count -= e->wait_count;
+    }
     e->pool = (uint16_t)tiles;
     if (plan_geometry(t->c->plan, t->c->prog->bodies[b].steps[task->step].op, kernel_body_kind(t->c->model, t->c->prog, b), &g))
         e->chunks = (uint16_t)geometry_chunks(&g, task->hi - task->lo);
@@ -109,6 +119,11 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
         const Queue *queue = prog_queue(prog, body, w, ROLE_COMPUTE);
         for (int i = 0; i < queue->count; i++)
             out.participants += queue->entries[i].kind == ENTRY_POOL && &body->pools[queue->entries[i].pool] == pool;
+    }
+    if (pool->item_count > 32) {
+        diag_error(t->ctx, E0442, pool->items[0].span, "%d tiles of an expert; the kernel takes 32", pool->item_count);
+        diag_help(t->ctx, "make the tiles of experts_up and experts_down larger");
+        return false;
     }
     for (int i = 0; i < pool->item_count; i++)
         if (!add_item(t, b, pool, i)) return false;

@@ -73,7 +73,7 @@ typedef struct Control {
 static Control control_layout(const Gpu *gpu) {
     Control c = {0};
     uint64_t instances = gpu->tables->instances;
-    c.gate = aligned(sizeof(EngineState));
+    c.gate = aligned(ENGINE_GATES * sizeof(EngineState));
     c.abort = c.gate + ALIGN; // lines of their own: everybody polls them
     c.claims = c.abort + ALIGN;
     c.exits = c.claims + aligned(instances * 4);

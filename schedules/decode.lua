@@ -115,7 +115,8 @@ check(t.page_bytes * t.page_count <= sku.page_memory, "%d pages of %d bytes are 
     t.page_count, t.page_bytes, sku.page_memory)
 return kernel "decode" {
     rows = rows,
-    activations = "bf16",
+    activations = small and "f32" or "bf16", -- precision is free where nothing waits for bytes
+    cache = "bf16",
     roles = {
         load    = { warps = 4, registers = 88 }, -- a warpgroup: registers move between warpgroups
         compute = { warps = 8, registers = 184 },

@@ -12,8 +12,9 @@
 #include "linear.cuh"
 
 // Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
-template <int QK_DIM, int V_DIM, int ROTARY_DIM> struct HeadDims {
+template <int QK_DIM, int V_DIM, int ROTARY_DIM, bool WIDE_ROWS> struct HeadDims {
     static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
+    using Act = Activations<WIDE_ROWS>; // of the rows of q, k, v and of the output
     static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
 };
 
@@ -40,30 +41,38 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
 }
 
 // Dims [d, d + 8) of a q or k head after norm and RoPE, as bf16 pairs. `head` points at the head's dim 0 of row `row` of
-// the round; `norm`: weights of the head's norm, or 0. The rotated dims come in multiples of 16.
+// the round; `norm`: weights of the head's norm, or 0; then the lanes of a
+// warp take a head's pieces in order. The rotated dims come in multiples of 16.
 template <class Dims>
 static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d) {
     float x[8], y[8];
-    if (d >= Dims::QK) return {0, 0, 0, 0};
     constexpr int half = Dims::ROTARY / 2;
     const bool rotates = d < Dims::ROTARY;
     const int other = d < half ? d + half : d - half;
-    const Quad mine = global_quad(head + d * 2), theirs = rotates ? global_quad(head + other * 2) : mine;
-    unpack(mine, x), unpack(theirs, y);
+    Dims::Act::load8(head, d < Dims::QK ? d : 0, x);
+    Dims::Act::load8(head, rotates ? other : 0, y);
     if (norm) {
         float sum = 0, w[8];
+        constexpr int PIECES = Dims::KEY / 8;
+        if (PIECES & (PIECES - 1)) {
 #pragma unroll 1
-        for (int i = 0; i < Dims::QK; i += 8) {
-            float v[8];
-            unpack(global_quad(head + i * 2), v);
+            for (int i = 0; i < Dims::QK; i += 8) {
+                float v[8];
+                Dims::Act::load8(head, i, v);
 #pragma unroll
-            for (int n = 0; n < 8; n++) sum += v[n] * v[n];
+                for (int n = 0; n < 8; n++) sum += v[n] * v[n];
+            }
+        } else { // the lanes beside this one have the head's other pieces
+#pragma unroll
+            for (int n = 0; n < 8; n++) sum += d < Dims::QK ? x[n] * x[n] : 0;
+#pragma unroll
+            for (int step = 1; step < PIECES && step < 32; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
         }
         const float factor = 1.0f / sqrtf(sum / Dims::QK + eps);
-        unpack(global_quad(pointer<const char>(norm) + d * 2), w);
+        unpack(global_quad(pointer<const char>(norm) + (d < Dims::QK ? d : 0) * 2), w);
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = w[i] * (x[i] * factor);
-        unpack(global_quad(pointer<const char>(norm) + (rotates ? other : d) * 2), w);
+        unpack(global_quad(pointer<const char>(norm) + (rotates ? other : 0) * 2), w);
 #pragma unroll
         for (int i = 0; i < 8; i++) y[i] = w[i] * (y[i] * factor);
     }
@@ -73,6 +82,7 @@ static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *head, uint
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = x[i] * c[i] + sign * (y[i] * s[i]);
     }
+    if (d >= Dims::QK) return {0, 0, 0, 0};
     return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
 }
 
@@ -86,8 +96,6 @@ template <class Dims> static DEVICE int k_column(const EngineStep &s, int head) 
 template <class Dims> static DEVICE int v_column(const EngineStep &s, int head) {
     return head / (int)s.chunk_kv * (int)s.chunk_rows + (int)(s.chunk_heads + s.chunk_kv) * Dims::QK + head % (int)s.chunk_kv * Dims::V;
 }
-
-static DEVICE uint16_t value_bf16(uint16_t v, float scale) { return bf16_round(bf16_value(v) * scale); }
 
 // What a task keeps in shared memory: the round's own keys; values of the two groups of eight positions that the round
 // touches, [dim][16] from position start & ~7 on, older ones from the cache; the queries of its heads.
@@ -108,22 +116,28 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
         const int d = n % PIECES * 8, row = n / PIECES % ENGINE_ROWS, head = n / (PIECES * ENGINE_ROWS);
         const bool key = head == heads;
         const int column = key ? k_column<Dims>(step, kv) : q_column<Dims>(step, slot.at.lo + head);
-        Quad q = head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * 2, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d);
+        Quad q = head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * Dims::Act::BYTES, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d);
         if (key && row >= rows) q = {0, 0, 0, 0};
         *reinterpret_cast<Quad *>(key ? &own.key[row][d] : &own.query[head][row][d]) = q;
     }
-    const int base = start & ~7;
+    const int shift = start & 7;
 #pragma unroll 1
-    for (int i = thread; i < Dims::V * 16; i += COMPUTE_WARPS * 32) {
-        const int d = i % Dims::V, j = i / Dims::V, position = base + j, row = position - start;
-        uint16_t v = 0;
-        if (row >= 0 && row < rows)
-            v = value_bf16(*reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v_column<Dims>(step, kv) + d) * 2), step.value_scale);
-        else if (row < 0) {
-            const uint32_t at = (uint32_t)position & slot.layer.mask;
-            v = pointer<const uint16_t>(slot.layer.v)[(((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK];
-        }
-        own.value[d][j] = v;
+    for (int i = thread; i < Dims::V / 8 * 16; i += COMPUTE_WARPS * 32) { // the round's own, eight dims at a time; zeros after
+        const int d = i % (Dims::V / 8) * 8, j = i / (Dims::V / 8), row = j - shift;
+        if (row < 0) continue;
+        float x[8];
+        Dims::Act::load8(in + (uint64_t)(row < rows ? row : 0) * step.in_row, v_column<Dims>(step, kv) + d, x);
+#pragma unroll
+        for (int n = 0; n < 8; n++) own.value[d + n][j] = row < rows ? bf16_round(x[n] * step.value_scale) : 0;
+    }
+#pragma unroll 1
+    for (int d = COMPUTE_WARPS * 32 - 1 - thread; d < Dims::V && shift; d += COMPUTE_WARPS * 32) { // older ones of the same eight
+        const uint32_t at = (uint32_t)(start - shift) & slot.layer.mask;
+        const Quad v = global_quad(pointer<const uint16_t>(slot.layer.v) + (((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK);
+        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int j = 0; j < 7; j++)
+            if (j < shift) own.value[d][j] = (uint16_t)(w[j / 2] >> 16 * (j & 1));
     }
 }
 
@@ -339,9 +353,11 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                         part[2 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h], part[3 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h + 1];
                 } else if (g < at.rows) {
                     const float factor = softmax_factor(top[h], sum[h], sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-                    uint32_t *to = pointer<uint32_t>(c.p->slab + step.out + (uint64_t)g * step.out_row + (head * Dims::V + pass + 2 * t) * 2);
+                    char *to = pointer<char>(c.p->slab + step.out + (uint64_t)g * step.out_row);
 #pragma unroll
-                    for (int n = 0; n < PASS / 8; n++) to[4 * n] = bf16_pair(out[pass / 8 + n][2 * h] * factor, out[pass / 8 + n][2 * h + 1] * factor);
+                    for (int n = 0; n < PASS / 8; n++)
+#pragma unroll
+                        for (int e = 0; e < 2; e++) Dims::Act::store_input(to, head * Dims::V + pass + 8 * n + 2 * t + e, out[pass / 8 + n][2 * h + e] * factor);
                 }
             }
         }
@@ -370,7 +386,7 @@ template <class Dims> static DEVICE void join_parts(Compute &c) {
                 top = high;
             }
             float factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-            pointer<uint16_t>(c.p->slab + step.out + (uint64_t)c.warp * step.out_row)[head * Dims::V + d] = bf16_round(out * factor);
+            Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)c.warp * step.out_row), head * Dims::V + d, out * factor);
         }
 }
 
@@ -393,18 +409,17 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
 #pragma unroll 1
         for (int n = thread; n < ENGINE_ROWS * PIECES; n += COMPUTE_WARPS * 32) {
             const int d = n % PIECES * 8, row = n / PIECES;
-            if (row >= at.rows) break;
-            const Quad q = head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * 2, layer.weight[SLOT_K_NORM], step.eps, row, d);
+            const Quad q = head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * Dims::Act::BYTES, layer.weight[SLOT_K_NORM], step.eps, row, d);
             const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
-            *reinterpret_cast<Quad *>(pointer<char>(layer.k) + (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
+            if (row < at.rows) *reinterpret_cast<Quad *>(pointer<char>(layer.k) + (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
         }
 #pragma unroll 1
         for (int i = thread; i < Dims::V * at.rows; i += COMPUTE_WARPS * 32) {
             const int d = i % Dims::V, row = i / Dims::V;
             const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
-            const uint16_t value = *reinterpret_cast<const uint16_t *>(in + (uint64_t)row * step.in_row + (v + d) * 2);
+            const float value = Dims::Act::load(in + (uint64_t)row * step.in_row, v + d);
             pointer<uint16_t>(layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + place % KEY_CHUNK] =
-                value_bf16(value, step.value_scale);
+                bf16_round(value * step.value_scale);
         }
     }
 }

@@ -24,7 +24,11 @@ template <class Model> struct Control {
     Waiter who;
 
     DEVICE EngineMailbox *mailbox() const { return pointer<EngineMailbox>(p->mailbox); }
-    DEVICE void open_gate(uint32_t number, uint32_t flags) { store_release_wide(pointer<uint64_t>(p->gate), (uint64_t)(number + 1) << 8 | flags); }
+    DEVICE EngineState *state_of(uint32_t number) const { return pointer<EngineState>(p->state) + number % ENGINE_GATES; }
+    DEVICE void open_gate(uint32_t number, uint32_t flags) {
+        if (flags & GATE_EXIT) store_release_wide(pointer<uint64_t>(p->gate) + ENGINE_GATES, 1);
+        store_release_wide(pointer<uint64_t>(p->gate) + number % ENGINE_GATES, (uint64_t)(number + 1) << 8 | flags);
+    }
     // Has the host said that all should end? Worker 0 passes it on.
     DEVICE bool host_aborts() {
         if (!mailbox()->abort) return false;
@@ -45,6 +49,7 @@ template <class Model> struct Control {
             rows = 1;
         rows = min(rows, room);
         state->start = start, state->rows = rows, state->anchor = anchor;
+        state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
         state->prompt = left > 0, state->drafting = drafting;
         for (int i = 0; i < rows && left; i++) state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
         const bool last_block = left && left <= ENGINE_ROWS;
@@ -74,10 +79,9 @@ template <class Model> struct Control {
         __syncwarp();
         if (lane_id() == 0) {
             const EngineRequest &r = serving->request;
-            EngineState *state = pointer<EngineState>(p->state);
+            EngineState *state = state_of(round);
             serving->number = number;
             serving->emitted = serving->prompt_at = serving->cancelled = serving->idle = 0;
-            state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
             uint32_t flags = plan_round(state, (int)r.start, 0);
             open_gate(round, flags);
         }
@@ -120,7 +124,7 @@ template <class Model> struct Control {
     }
 
     DEVICE void accept(const Instruction &at) {
-        EngineState *state = pointer<EngineState>(p->state);
+        const EngineState *state = state_of(round);
         const EngineRequest &r = serving->request;
         const int start = gate.start, rows = gate.rows, lane = lane_id();
         const uint64_t time = nanoseconds(); // the round's end: the next may begin below
@@ -147,7 +151,7 @@ template <class Model> struct Control {
         __syncwarp();
         if (lane == 0) {
             serving->emitted += count, serving->prompt_at = prompt_at, serving->idle = last;
-            if (!last) flags = plan_round(state, next, anchor);
+            if (!last) flags = plan_round(state_of(round + 1), next, anchor);
         }
         __threadfence();
         __syncwarp();
@@ -167,13 +171,19 @@ template <class Model> struct Control {
 
     // Partial sums, or a slice, into every rank's inbox: 4-byte or 2-byte elements, and best tokens.
     DEVICE void push(const EngineStep &step, const Instruction &at) {
-        const uint32_t element = step.k, columns = (at.hi - at.lo) * element / 4; // words
+        using Act = Activations<Model::WIDE>;
+        const uint32_t element = step.k; // bytes
         for (int rank = 0; rank < Model::RANKS; rank++)
             for (int row = 0; row < at.rows; row++) {
-                const uint32_t *from = pointer<const uint32_t>(p->slab + step.in + (uint64_t)row * step.in_row + at.lo * element);
-                uint32_t *to = pointer<uint32_t>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item + (uint64_t)row * step.out_row + at.lo * element);
-                if (element)
-                    for (uint32_t i = lane_id(); i < columns; i += 32) to[i] = __ldcg(from + i);
+                const char *from = pointer<const char>(p->slab + step.in + (uint64_t)row * step.in_row);
+                char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item + (uint64_t)row * step.out_row);
+                for (int n = at.lo + lane_id(); element && n < at.hi; n += 32) {
+                    const int place = step.site == SITE_OF_FC ? Act::place(n) : n;
+                    if (element == 2)
+                        reinterpret_cast<uint16_t *>(to)[place] = __ldcg(reinterpret_cast<const uint16_t *>(from) + place);
+                    else
+                        reinterpret_cast<uint32_t *>(to)[place] = __ldcg(reinterpret_cast<const uint32_t *>(from) + place);
+                }
                 if (!step.best) continue;
                 const Best *best = pointer<const Best>(p->slab + step.item_bytes);
                 Best *there = pointer<Best>(p->peers[rank] + step.best) + (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS;

@@ -173,13 +173,13 @@ template <class Model> struct Dispatch {
     DEVICE void run() {
         for (round = 0;; round++) {
             who.round(round);
-            gate = gate_wait(who, round);
-            if (gate.flags & GATE_EXIT) break;
             instance = -1, entry = end = 0;
             Fetch now = {}, next = {};
             advance(now);
             fetch_entry(now);
             fetch_rest(now, -1);
+            gate = gate_wait(who, round);
+            if (gate.flags & GATE_EXIT) break;
             while (now.instance >= 0) {
                 advance(next);
                 if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {

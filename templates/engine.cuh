@@ -89,7 +89,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
-            Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, who};
+            Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, 0, who};
             loader.run();
         } else if (warp == 1) {
             Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};

@@ -38,19 +38,19 @@ template <class Model, class Routes> static DEVICE void choose_experts(const flo
     float sum = 0, mine = 0;
     for (int k = 0; k < Model::TOP_K; k++) {
         float best = NO_SCORE, best_p = 0;
-        int at = Model::EXPERTS;
+        uint32_t at = Model::EXPERTS;
 #pragma unroll
         for (int i = 0; i < EACH; i++)
             if (value[i] > best) best = value[i], at = lane_id() + 32 * i, best_p = p[i];
-        for (int step = 16; step; step /= 2) {
-            float other = __shfl_xor_sync(~0u, best, step), other_p = __shfl_xor_sync(~0u, best_p, step);
-            int other_at = __shfl_xor_sync(~0u, at, step);
-            if (other > best || (other == best && other_at < at)) best = other, at = other_at, best_p = other_p;
-        }
+        // Floats as whole numbers of the same order; of equal ones the lowest expert.
+        const uint32_t bits = __float_as_uint(best + 0.0f), order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+        const uint32_t most = __reduce_max_sync(~0u, order);
+        const uint32_t chosen_at = __reduce_min_sync(~0u, order == most ? at : Model::EXPERTS);
+        best_p = __shfl_sync(~0u, best_p, chosen_at & 31);
 #pragma unroll
         for (int i = 0; i < EACH; i++)
-            if (lane_id() + 32 * i == at) value[i] = NO_SCORE;
-        if (lane_id() == k) mine = best_p, chosen[k] = at;
+            if (lane_id() + 32 * i == chosen_at) value[i] = NO_SCORE;
+        if (lane_id() == k) mine = best_p, chosen[k] = (int)chosen_at;
         sum += best_p;
     }
     if (lane_id() < Model::TOP_K) weights[lane_id()] = (Model::RENORMALISE ? mine / (sum + 1e-20f) : mine) * Model::EXPERT_SCALE;
@@ -59,20 +59,32 @@ template <class Model, class Routes> static DEVICE void choose_experts(const flo
 template <class Model> static DEVICE void route_rows(Compute &c) {
     using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
     c.drain();
-    c.wait_ready();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     Routes *routes = pointer<Routes>(c.p->slab + step.out);
+    constexpr int WORDS = (Model::EXPERTS + 31) / 32;
     struct Room {
         int chosen[ENGINE_ROWS][Model::TOP_K];
-        uint32_t words[(Model::EXPERTS + 31) / 32], before[(Model::EXPERTS + 31) / 32 + 1];
+        uint32_t words[WORDS]; // a bit an expert: chosen by any row
     };
     Room &room = *reinterpret_cast<Room *>(c.s->partial);
     const int rows = slot.at.rows, thread = c.warp * 32 + lane_id();
-    constexpr int WORDS = (Model::EXPERTS + 31) / 32;
-    if (!slot.at.skip) {
-        if (thread < WORDS) room.words[thread] = 0;
-        c.group.sync(c.who, *c.s);
+    const EngineTables *t = pointer<EngineTables>(c.p->tables);
+    const EnginePool &pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
+    if (thread < WORDS) room.words[thread] = 0;
+    if (c.warp == 1) { // the pool may be claimed anew when all have left the last round's
+        const uint32_t instance = slot.at.instance, want = pool.participants * slot.at.round;
+        const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
+        for (uint32_t n = 1, since = 0; load_acquire(exits) != want; n++)
+            if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, want, load_relaxed(exits));
+        if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;
+    }
+    c.group.sync(c.who, *c.s);
+    c.wait_ready();
+    uint32_t active;
+    if (slot.at.skip)
+        active = __ldcg(&routes->active);
+    else {
         if (c.warp < rows) {
             choose_experts<Model, Routes>(pointer<const float>(c.p->slab + step.in + c.warp * step.in_row), pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]),
                                           room.chosen[c.warp], routes->weight[c.warp]);
@@ -83,40 +95,29 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
             }
         }
         c.group.sync(c.who, *c.s);
-        if (thread == 0) {
-            uint32_t count = 0;
-            for (int i = 0; i < WORDS; i++) room.before[i] = count, count += __popc(room.words[i]);
-            room.before[WORDS] = count;
-            routes->active = (int)count, routes->rows = rows;
+        active = 0;
+#pragma unroll 1
+        for (int e = thread, i = 0; i < WORDS; i++) {
+            const uint32_t word = room.words[i];
+            if (e / 32 == i) {
+                if (word >> e % 32 & 1) {
+                    const uint32_t key = active + __popc(word & ((1u << e % 32) - 1));
+                    uint32_t by = 0;
+                    for (int row = 0; row < rows; row++)
+                        for (int k = 0; k < Model::TOP_K; k++)
+                            if (room.chosen[row][k] == e) by |= 1u << row, routes->key[row][k] = (int)key;
+                    routes->expert[key] = e;
+                    routes->chosen_by[key] = by;
+                }
+                e += COMPUTE_WARPS * 32;
+            }
+            active += __popc(word);
         }
-        c.group.sync(c.who, *c.s);
-        for (int e = thread; e < Model::EXPERTS; e += COMPUTE_WARPS * 32) {
-            uint32_t word = room.words[e / 32];
-            if (!(word >> e % 32 & 1)) continue;
-            int key = (int)(room.before[e / 32] + __popc(word & ((1u << e % 32) - 1)));
-            uint32_t by = 0;
-            for (int row = 0; row < rows; row++)
-                for (int k = 0; k < Model::TOP_K; k++)
-                    if (room.chosen[row][k] == e) {
-                        by |= 1u << row;
-                        routes->key[row][k] = key;
-                    }
-            routes->expert[key] = e;
-            routes->chosen_by[key] = by;
-        }
+        if (thread == 0) routes->active = (int)active, routes->rows = rows;
         c.group.sync(c.who, *c.s);
     }
     if (c.warp != 0) return;
-    // The pool may be claimed anew when all have left the last round's; then the publisher signals for who is missing.
-    const EngineTables *t = pointer<EngineTables>(c.p->tables);
-    const EnginePool pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
-    const uint32_t instance = slot.at.instance;
-    const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
-    uint32_t since = 0;
-    for (uint32_t n = 1; load_acquire(exits) != pool.participants * slot.at.round; n++)
-        if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, pool.participants * slot.at.round, load_relaxed(exits));
-    if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;
-    const int active = __ldcg(&routes->active);
+    // The publisher signals for the keys that are not active.
     const EngineSignal *credits = pointer<const EngineSignal>(c.p->tables + t->signal_at) + pool.credit;
     uint32_t *counters = pointer<uint32_t>(c.p->slab + t->counter_at);
     __syncwarp();
@@ -144,16 +145,16 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
     const uint64_t out = c.p->slab + step.out + (uint64_t)row * step.out_row;
     for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
         float part[Model::TOP_K], sum = 0;
-        float old = step.finish == FINISH_RESIDUAL ? bf16_value(pointer<const uint16_t>(out)[n]) : 0;
+        float old = step.finish == FINISH_RESIDUAL ? Activations<Model::WIDE>::load_input(pointer<const char>(out), n) : 0;
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++)
             part[k] = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)__ldcg(&routes->key[row][k]) * step.in_item + (uint64_t)row * step.in_row) + n);
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++) sum += __ldcg(&routes->weight[row][k]) * part[k];
         if (step.finish == FINISH_RESIDUAL) {
-            uint16_t v = bf16_round(old + sum);
-            pointer<uint16_t>(out)[n] = v;
-            if (at.tap) pointer<uint16_t>(c.p->slab + Model::TAPS)[((uint64_t)(at.tap - 1) * ENGINE_ROWS + row) * Model::HIDDEN + n] = v;
+            Activations<Model::WIDE>::store_input(pointer<char>(out), n, old + sum);
+            if (at.tap)
+                Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS), ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n, old + sum);
         } else
             pointer<float>(out)[n] = sum;
     }

@@ -20,16 +20,12 @@ struct Finisher {
     int index; // among the finishers
 };
 
-// Two bf16 outputs of a pair of tokens; `rows` of the round.
-static DEVICE void store_bf16(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
-    char *at = pointer<char>(out) + (uint64_t)token * row_bytes + n * 2;
-    if (token < rows) *reinterpret_cast<uint16_t *>(at) = bf16_round(a);
-    if (token + 1 < rows) *reinterpret_cast<uint16_t *>(at + row_bytes) = bf16_round(b);
-}
-static DEVICE void store_f32(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
-    char *at = pointer<char>(out) + (uint64_t)token * row_bytes + n * 4;
-    if (token < rows) *reinterpret_cast<float *>(at) = a;
-    if (token + 1 < rows) *reinterpret_cast<float *>(at + row_bytes) = b;
+// Outputs n of a pair of tokens; `rows` of the round. INPUT: they are the inputs of a matrix.
+template <bool WIDE, bool INPUT> static DEVICE void store_pair(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
+    char *at = pointer<char>(out) + (uint64_t)token * row_bytes;
+    if (INPUT) n = Activations<WIDE>::place(n);
+    if (token < rows) Activations<WIDE>::store(at, n, a);
+    if (token + 1 < rows) Activations<WIDE>::store(at + row_bytes, n, b);
 }
 
 struct Best {
@@ -60,34 +56,39 @@ template <class Model> static DEVICE void finish_strip(const Finisher &f, const 
     const uint64_t out = f.p->slab + step.out + (at.key > 0 ? (uint64_t)at.key * step.out_item : 0);
     switch (step.finish) {
     case FINISH_STORE:
-        store_bf16(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_bf16(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        store_pair<Model::WIDE, false>(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_pair<Model::WIDE, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        break;
+    case FINISH_STORE_INPUT:
+        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_RESIDUAL: {
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] += old[i];
-        store_bf16(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_bf16(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
         if (step.taps && at.tap) {
-            uint64_t tap = f.p->slab + Model::TAPS + (uint64_t)(at.tap - 1) * ENGINE_ROWS * Model::HIDDEN * 2;
-            store_bf16(tap, Model::HIDDEN * 2, token, rows, n, v[0], v[1]);
-            store_bf16(tap, Model::HIDDEN * 2, token, rows, n + 8, v[2], v[3]);
+            constexpr uint32_t ROW = Model::PADDED * Activations<Model::WIDE>::BYTES;
+            uint64_t tap = f.p->slab + Model::TAPS + (uint64_t)(at.tap - 1) * ENGINE_ROWS * ROW;
+            store_pair<Model::WIDE, true>(tap, ROW, token, rows, n, v[0], v[1]);
+            store_pair<Model::WIDE, true>(tap, ROW, token, rows, n + 8, v[2], v[3]);
         }
         break;
     }
     case FINISH_F32:
-        if (n < outputs) store_f32(out, step.out_row, token, rows, n, v[0], v[1]);
-        if (n + 8 < outputs) store_f32(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        if (n < outputs) store_pair<true, false>(out, step.out_row, token, rows, n, v[0], v[1]);
+        if (n + 8 < outputs) store_pair<true, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_SWIGLU:
-        store_bf16(out, step.out_row, token, rows, n, swiglu(v[0], v[2], step.alpha, step.limit),
+        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, swiglu(v[0], v[2], step.alpha, step.limit),
                    swiglu(v[1], v[3], step.alpha, step.limit));
         break;
     case FINISH_EXPERT_UP: {
         float a = swiglu(v[0], v[2], step.alpha, step.limit), b = swiglu(v[1], v[3], step.alpha, step.limit);
-        uint16_t *to = pointer<uint16_t>(out) + (uint64_t)token * (step.out_row / 2) + n;
-        if (at.rows_of_key >> token & 1) to[0] = bf16_round(a);
-        if (at.rows_of_key >> (token + 1) & 1) to[step.out_row / 2] = bf16_round(b);
+        char *to = pointer<char>(out) + (uint64_t)token * step.out_row;
+        if (at.rows_of_key >> token & 1) Activations<Model::WIDE>::store_input(to, n, a);
+        if (at.rows_of_key >> (token + 1) & 1) Activations<Model::WIDE>::store_input(to + step.out_row, n, b);
         break;
     }
     case FINISH_EXPERT_DOWN: {
@@ -97,8 +98,8 @@ template <class Model> static DEVICE void finish_strip(const Finisher &f, const 
         break;
     }
     case FINISH_LOGITS:
-        store_f32(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_f32(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        store_pair<true, false>(out, step.out_row, token, rows, n, v[0], v[1]);
+        store_pair<true, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
         [[fallthrough]];
     default: { // FINISH_BEST
         int id = f.p->rank * Model::VOCAB, place = at.lo / STRIP_ROWS + strip;
@@ -122,9 +123,10 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         const uint32_t n = f.strips + strip, place = n % STRIP_SLOTS;
         float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
         if (step.finish == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
-            const uint16_t *x = pointer<uint16_t>(f.p->slab + step.out) + (uint64_t)token * (step.out_row / 2) + at.lo + strip * STRIP_ROWS + g;
-            old[0] = bf16_value(x[0]), old[1] = bf16_value(x[step.out_row / 2]);
-            old[2] = bf16_value(x[8]), old[3] = bf16_value(x[step.out_row / 2 + 8]);
+            const char *x = pointer<const char>(f.p->slab + step.out) + (uint64_t)token * step.out_row;
+            const int n = at.lo + strip * STRIP_ROWS + g;
+            old[0] = Activations<Model::WIDE>::load_input(x, n), old[1] = Activations<Model::WIDE>::load_input(x + step.out_row, n);
+            old[2] = Activations<Model::WIDE>::load_input(x, n + 8), old[3] = Activations<Model::WIDE>::load_input(x + step.out_row, n + 8);
         }
         barrier_wait(f.who, f.s->strip_full[place], n / STRIP_SLOTS & 1, WAITER_RING);
         float4 part[COMPUTE_WARPS];

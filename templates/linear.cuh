@@ -66,25 +66,7 @@ struct Chunks {
     }
 };
 
-// 32 inputs from k on of row g, as pairs; zero past the end.
-static DEVICE void load_inputs(uint32_t (&x)[16], uint64_t in, const EngineStep &step, uint32_t k, bool wanted) {
-    if (!wanted) {
-#pragma unroll
-        for (int i = 0; i < 16; i++) x[i] = 0;
-        return;
-    }
-    int g = lane_id() >> 2;
-    uint32_t left = k < step.k ? step.k - k : 0;
-    if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-    const char *at = pointer<const char>(in) + (uint64_t)g * step.in_row + (uint64_t)k * 2;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        Quad q = {0, 0, 0, 0};
-        if (8u * i < left) q = global_quad(at + i * 16);
-        x[4 * i] = q.x, x[4 * i + 1] = q.y, x[4 * i + 2] = q.z, x[4 * i + 3] = q.w;
-    }
-}
-
+// 32 norm weights from k on, as pairs; zero past the end.
 static DEVICE void load_norm(uint32_t (&w)[16], uint64_t norm, uint32_t k, uint32_t end) {
     const char *at = pointer<const char>(norm) + (uint64_t)k * 2;
 #pragma unroll
@@ -95,11 +77,60 @@ static DEVICE void load_norm(uint32_t (&w)[16], uint64_t norm, uint32_t k, uint3
     }
 }
 
-template <class Weight, int HELD_BLOCKS>
-static DEVICE void multiply_blocks(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, const uint32_t (&x)[HELD_BLOCKS][16]) {
+// Where the first piece of inputs 32t .. 32t + 31 of the block at k (a multiple of 128) of row g lies.
+template <bool WIDE> static DEVICE const char *input_at(uint64_t in, const EngineStep &step, uint32_t k) {
+    if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+    return pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row + (uint64_t)k * Activations<WIDE>::BYTES + (lane_id() & 3) * 16;
+}
+
+// Inputs 32t .. 32t + 31 of the block at k of row g as they lie, zero past the end and where not `wanted`.
+template <bool WIDE> struct Raw {
+    uint32_t word[WIDE ? 32 : 16];
+    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t k, bool wanted) {
+        const uint32_t mine = k + 32 * (lane_id() & 3), left = wanted && mine < step.k ? step.k - mine : 0;
+        const char *at = input_at<WIDE>(in, step, wanted && k < step.k ? k : 0);
+        constexpr int PIECE = 16 / Activations<WIDE>::BYTES;
+#pragma unroll
+        for (int i = 0; i < 32 / PIECE; i++) {
+            Quad q = {0, 0, 0, 0};
+            if (PIECE * i < left) q = global_quad(at + i * 64);
+            word[4 * i] = q.x, word[4 * i + 1] = q.y, word[4 * i + 2] = q.z, word[4 * i + 3] = q.w;
+        }
+    }
+    DEVICE float squares() const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < (WIDE ? 32 : 16); i++) {
+            if (WIDE)
+                sum += __uint_as_float(word[i]) * __uint_as_float(word[i]);
+            else {
+                const float low = bf16_low(word[i]), high = bf16_high(word[i]);
+                sum += low * low;
+                sum += high * high;
+            }
+        }
+        return sum;
+    }
+    // As operands of the products: times the norm's weights where there are any.
+    DEVICE void operands(uint32_t (&x)[16], uint32_t (&low)[WIDE ? 16 : 1], bool normed, const uint32_t (&norm)[16]) const {
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            if constexpr (WIDE) {
+                float a = __uint_as_float(word[2 * i]), b = __uint_as_float(word[2 * i + 1]);
+                if (normed) a *= bf16_low(norm[i]), b *= bf16_high(norm[i]);
+                x[i] = bf16_pair(a, b);
+                low[i] = bf16_pair(a - bf16_low(x[i]), b - bf16_high(x[i]));
+            } else
+                x[i] = normed ? bf16_mul2(word[i], norm[i]) : word[i];
+        }
+    }
+};
+
+template <class Weight, bool WIDE, int HELD_BLOCKS>
+static DEVICE void multiply_blocks(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, const uint32_t (&x)[HELD_BLOCKS][16], const uint32_t (&low)[HELD_BLOCKS][WIDE ? 16 : 1]) {
 #pragma unroll
     for (int b = 0; b < HELD_BLOCKS; b++)
-        if (b >= from && b < until) Weight::multiply(sum, address + (b - from) * Weight::BYTES, x[b]);
+        if (b >= from && b < until) Weight::template multiply<WIDE>(sum, address + (b - from) * Weight::BYTES, x[b], low[b]);
 }
 
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
@@ -107,7 +138,8 @@ static DEVICE void multiply_blocks(float (&sum)[4], uint32_t address, uint32_t f
 // Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop.
 template <class Model> static DEVICE void linear(Compute &c) {
     constexpr int HELD_BLOCKS = Model::HELD_BLOCKS;
-    uint32_t x[HELD_BLOCKS][16], early[16];
+    constexpr bool WIDE = Model::WIDE;
+    uint32_t x[HELD_BLOCKS][16], low[HELD_BLOCKS][WIDE ? 16 : 1], early[16];
     const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
     const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k, lane_strip = c.warp / warps_k;
     const uint32_t warp_blocks = c.slot().step.warp_blocks, first_block = kw * warp_blocks;
@@ -119,22 +151,29 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
         load_norm(early, norm, first_block * BLOCK_K + 32 * t, normed ? slot.step.k : 0);
         c.wait_ready();
-#pragma unroll
-        for (int b = 0; b < HELD_BLOCKS; b++) load_inputs(x[b], in, slot.step, (first_block + b) * BLOCK_K + 32 * t, held && b < warp_blocks);
-        if (normed) {
+        if constexpr (!WIDE) { // all on their way before the first is used
 #pragma unroll
             for (int b = 0; b < HELD_BLOCKS; b++) {
-                if (b) load_norm(early, norm, (first_block + b) * BLOCK_K + 32 * t, b < warp_blocks ? slot.step.k : 0);
+                Raw<WIDE> raw;
+                raw.load(in, slot.step, (first_block + b) * BLOCK_K, held && b < warp_blocks);
 #pragma unroll
-                for (int i = 0; i < 16; i++) {
-                    const float low = bf16_low(x[b][i]), high = bf16_high(x[b][i]);
-                    squares += low * low;
-                    squares += high * high;
-                    x[b][i] = bf16_mul2(x[b][i], early[i]);
-                }
+                for (int i = 0; i < 16; i++) x[b][i] = raw.word[i];
             }
-            squares = quad_sum(squares);
         }
+#pragma unroll
+        for (int b = 0; b < HELD_BLOCKS; b++) {
+            Raw<WIDE> raw;
+            if constexpr (WIDE)
+                raw.load(in, slot.step, (first_block + b) * BLOCK_K, held && b < warp_blocks);
+            else {
+#pragma unroll
+                for (int i = 0; i < 16; i++) raw.word[i] = x[b][i];
+            }
+            if (b) load_norm(early, norm, (first_block + b) * BLOCK_K + 32 * t, normed && b < warp_blocks ? slot.step.k : 0);
+            squares += raw.squares();
+            raw.operands(x[b], low[b], normed, early);
+        }
+        squares = quad_sum(squares);
     }
     for (;;) {
         const Slot &slot = c.slot();
@@ -157,17 +196,20 @@ template <class Model> static DEVICE void linear(Compute &c) {
             for (uint32_t base = 0; base < mine; base += HELD_BLOCKS) {
                 if (!held) {
 #pragma unroll
-                    for (int b = 0; b < HELD_BLOCKS; b++)
-                        load_inputs(x[b], c.p->slab + step.in, step, (first_block + base + b) * BLOCK_K + 32 * t, base + b < mine);
+                    for (int b = 0; b < HELD_BLOCKS; b++) {
+                        Raw<WIDE> raw;
+                        raw.load(c.p->slab + step.in, step, (first_block + base + b) * BLOCK_K, base + b < mine);
+                        raw.operands(x[b], low[b], false, early);
+                    }
                 }
                 const uint32_t end = min(mine - base, (uint32_t)HELD_BLOCKS);
                 for (uint32_t done = 0; done < end;) { // chunk by chunk
                     const uint32_t until = min(end, done + room - block);
                     const uint32_t address = chunks.seek(c, chunk) + offset + block * block_bytes, op = step.op;
-                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_blocks<WeightBf16>(sum, address, done, until, x);
-                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_blocks<WeightFp8>(sum, address, done, until, x);
-                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_blocks<WeightMxfp4>(sum, address, done, until, x);
-                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_blocks<WeightF32>(sum, address, done, until, x);
+                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_blocks<WeightBf16, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
+                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_blocks<WeightFp8, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
+                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_blocks<WeightMxfp4, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
+                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_blocks<WeightF32, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
                     block += until - done;
                     done = until;
                     if (block == room) block = 0, chunk++;

@@ -18,13 +18,13 @@ struct Gate { // of a round
 
 // Waits for the round to begin.
 static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
-    const uint64_t *at = pointer<const uint64_t>(w.p->gate);
+    const uint64_t *at = pointer<const uint64_t>(w.p->gate) + round % ENGINE_GATES;
     uint64_t gate;
     for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
         if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
-    const EngineState *state = pointer<const EngineState>(w.p->state);
+    const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
     return {(uint32_t)(gate & 0xFF), __ldcg(&state->start), __ldcg(&state->rows), __ldcg(&state->halt), __ldcg(&state->halt_instance), __ldcg(&state->halt_step)};
 }
 
@@ -66,6 +66,7 @@ template <class Model> struct Loader {
     const EngineParams *p;
     Shared *s;
     uint32_t pages, phases; // phases: parity of the empty phase that the next use of a page waits for
+    uint32_t handed;        // items so far
     Waiter who;
 
     // The chunks of a tile, into pages from `page` on round the ring [lo, hi). All lanes.
@@ -134,7 +135,7 @@ template <class Model> struct Loader {
             if (more) which += item % of;
             const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0], mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
             const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
-            const uint32_t taken = s->items_in;
+            const uint32_t taken = handed++;
             for (uint32_t n = 1, since = 0; taken - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
             Item &slot = s->items[taken % ITEM_ROOM];

@@ -168,6 +168,35 @@ DEVICE float exp2_fast(float v) {
 #define NO_SCORE __int_as_float(0xFF800000) // minus infinity
 constexpr float LOG2_E = 1.4426950408889634f;
 
+// An activation as buffers keep it: a float where WIDE, else bf16. Addresses are bytes.
+template <bool WIDE> struct Activations {
+    enum { BYTES = WIDE ? 4 : 2 };
+    // Where input n of a matrix lies in its row (abi.h, ACTIVATIONS).
+    static DEVICE int place(int n) {
+        const int i = n & (BLOCK_K - 1);
+        return n - i + (WIDE ? (i >> 2 & 7) * 16 + (i >> 5) * 4 + (i & 3) : (i >> 3 & 3) * 32 + (i >> 5) * 8 + (i & 7));
+    }
+    static DEVICE float load(const void *row, int n) {
+        return WIDE ? static_cast<const float *>(row)[n] : bf16_value(static_cast<const uint16_t *>(row)[n]);
+    }
+    static DEVICE void store(void *row, int n, float v) {
+        if (WIDE)
+            static_cast<float *>(row)[n] = v;
+        else
+            static_cast<uint16_t *>(row)[n] = bf16_round(v);
+    }
+    static DEVICE float load_input(const void *row, int n) { return load(row, place(n)); }
+    static DEVICE void store_input(void *row, int n, float v) { store(row, place(n), v); }
+    // Eight in a row, n a multiple of 8.
+    static DEVICE void load8(const void *row, int n, float (&v)[8]) {
+        const char *at = static_cast<const char *>(row) + n * BYTES;
+        const Quad a = global_quad(at), b = WIDE ? global_quad(at + 16) : a;
+        const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+    }
+};
+
 // d[16 x 8] += a[16 x 16] b[16 x 8], bf16 in, fp32 sums. Column j of d depends on column j of b alone.
 DEVICE void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

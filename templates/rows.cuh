@@ -12,7 +12,7 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
     const Instruction &at = slot.at;
     const int row = c.warp;
     if (row >= at.rows) return;
-    const EngineState *state = pointer<const EngineState>(c.p->state);
+    const EngineState *state = pointer<const EngineState>(c.p->state) + at.round % ENGINE_GATES;
     const bool draft = step.kind == 2;
     uint64_t from;
     if (draft && row > 0)
@@ -24,8 +24,15 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
         from = slot.layer.weight[SLOT_EMBED] + (uint64_t)token * Model::HIDDEN * 2;
     }
     const uint32_t *in = pointer<const uint32_t>(from);
-    uint32_t *out = pointer<uint32_t>(c.p->slab + step.out + (uint64_t)row * step.out_row);
-    for (int n = at.lo / 2 + lane_id(); n < at.hi / 2; n += 32) out[n] = in[n];
+    char *out = pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row);
+    for (int n = at.lo / 2 + lane_id(); n < at.hi / 2; n += 32) { // a pair stays a pair
+        const uint32_t pair = in[n];
+        const int place = Activations<Model::WIDE>::place(2 * n) / 2;
+        if (Model::WIDE)
+            reinterpret_cast<float2 *>(out)[place] = make_float2(bf16_low(pair), bf16_high(pair));
+        else
+            reinterpret_cast<uint32_t *>(out)[place] = pair;
+    }
 }
 
 // Ranks' partial sums in rank order, added to the residual stream.
@@ -36,16 +43,16 @@ template <class Model> static DEVICE void sum_ranks(Compute &c) {
     const Instruction &at = slot.at;
     const int row = c.warp;
     if (row >= at.rows) return;
-    uint16_t *x = pointer<uint16_t>(c.p->slab + step.out + (uint64_t)row * step.out_row);
+    char *x = pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row);
     for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
         float sum = 0;
         for (int rank = 0; rank < Model::RANKS; rank++) {
             float part = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)rank * step.in_slab + (uint64_t)row * step.in_row) + n);
             sum = rank ? sum + part : part;
         }
-        uint16_t v = bf16_round(bf16_value(x[n]) + sum);
-        x[n] = v;
-        if (at.tap) pointer<uint16_t>(c.p->slab + Model::TAPS)[((uint64_t)(at.tap - 1) * ENGINE_ROWS + row) * Model::HIDDEN + n] = v;
+        sum += Activations<Model::WIDE>::load_input(x, n);
+        Activations<Model::WIDE>::store_input(x, n, sum);
+        if (step.taps && at.tap) Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS), ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n, sum);
     }
 }
 
@@ -173,7 +180,7 @@ template <class Model> static DEVICE void choose(Compute &c) {
         if (lane_id() == 0) out[c.warp] = id;
         return;
     }
-    const EngineState *state = pointer<const EngineState>(c.p->state);
+    const EngineState *state = pointer<const EngineState>(c.p->state) + at.round % ENGINE_GATES;
     const float temperature = __ldcg(&state->temperature);
     for (int row = at.lo + (temperature > 0 ? 0 : c.warp); row < at.hi && row < at.rows; row += temperature > 0 ? 1 : COMPUTE_WARPS) {
         if (temperature <= 0) {

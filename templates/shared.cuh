@@ -131,7 +131,7 @@ DEVICE void report_role(const Waiter &w) {
         __nanosleep(20000);
         if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
         *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
-        if (load_acquire_wide(pointer<uint64_t>(w.p->gate)) & GATE_EXIT) return;
+        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
     }
     *tick = DYING;
     for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000); // others come to their records

@@ -25,7 +25,8 @@ enum Op {
 };
 enum { MOST_HELD_BLOCKS = 6 }; // blocks whose inputs a warp can hold in registers: 6 x 8 warps x 128 = 6144 inputs
 enum Finish {
-    FINISH_STORE,       // bf16
+    FINISH_STORE,       // as activations are kept
+    FINISH_STORE_INPUT, // the same, as inputs of a matrix lie
     FINISH_RESIDUAL,    // added to what is there, bf16, and into the drafter's tap
     FINISH_F32,         // float: partial sums, scores
     FINISH_SWIGLU,      // gate in rows 0-7, up in rows 8-15
@@ -34,6 +35,8 @@ enum Finish {
     FINISH_LOGITS,      // float, and the best token of each strip
     FINISH_BEST,        // the best token of each strip
 };
+
+enum { SITE_OF_FC = 6 }; // SITE_FC of prog.h: what is pushed are inputs of a matrix
 
 // Offsets and sizes in bytes; offsets are those of the slab.
 typedef struct EngineStep {

@@ -159,15 +159,19 @@ static void a_hundred_runs_are_one(void) {
     CHECK(equal == 100, "%d of 100", equal);
 }
 
+// The last test: a GPU holds one resident kernel of a process.
 static void fewer_workers_change_nothing(void) {
-    tr_session *s = access(few, R_OK) == 0 ? open_gpu(few) : NULL;
-    if (!s) SKIP("no bundle for fewer workers");
+    static Answer all[20];
+    if (access(few, R_OK) != 0) SKIP("no bundle for fewer workers");
+    for (int i = 0; i < 20; i++) CHECK(answer(gpu, i, i % 2 ? 1.0 : 0, false, &all[i]));
+    tr_close(gpu);
+    gpu = open_gpu(few);
+    CHECK(gpu);
     int equal = 0;
     for (int i = 0; i < 20; i++) {
-        Answer a = {0}, b = {0};
-        equal += answer(gpu, i, i % 2 ? 1.0 : 0, false, &a) && answer(s, i, i % 2 ? 1.0 : 0, false, &b) && same(&a, &b);
+        Answer a = {0};
+        equal += answer(gpu, i, i % 2 ? 1.0 : 0, false, &a) && same(&a, &all[i]);
     }
-    tr_close(s);
     CHECK(equal == 20, "%d of 20", equal);
 }
 
@@ -211,8 +215,8 @@ int main(void) {
     RUN(logits_as_on_the_host);
     RUN(drafting_changes_nothing);
     RUN(a_hundred_runs_are_one);
-    RUN(fewer_workers_change_nothing);
     RUN(soak);
+    RUN(fewer_workers_change_nothing);
     tr_close(gpu);
     tr_close(host);
     return check_done();

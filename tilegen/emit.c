@@ -16,7 +16,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
     const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
     bool uses[4] = {false};
-    uint32_t held = 1; // blocks of inputs that a warp holds at once
+    uint32_t held = 1, most = steps->most_held; // blocks of inputs that a warp holds at once
     for (int i = 0; i < steps->count; i++) {
         if (steps->at[i].op > RUN_LINEAR_F32) continue;
         uses[steps->at[i].op] = true;
@@ -24,6 +24,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     }
     text_printf(t, "struct Model {\n");
     number(t, "HIDDEN", m->hidden);
+    number(t, "PADDED", (m->hidden + BLOCK_K - 1) / BLOCK_K * BLOCK_K); // a row of the residual stream
     number(t, "VOCAB", c->plan->shape.vocab);
     number(t, "RANKS", prog->ranks);
     number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
@@ -31,6 +32,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "EXPERTS", e->count);
     number(t, "TOP_K", e->count ? e->top_k : 1);
     number(t, "KEYS", e->count ? c->plan->shape.keys : 1);
+    flag(t, "WIDE", c->sched->activations == DTYPE_F32);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));
@@ -42,12 +44,12 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PAGE_BYTES", prog->page_bytes);
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
-    number(t, "HELD_BLOCKS", held < MOST_HELD_BLOCKS ? held : MOST_HELD_BLOCKS);
+    number(t, "HELD_BLOCKS", held < most ? held : most);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
-    text_printf(t, "    using Target = HeadDims<%d, %d, %d>;\n", target->qk_dim, target->v_dim, target->rope.rotary);
-    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d>;\n", drafter->qk_dim, drafter->v_dim, drafter->rope.rotary);
+    text_printf(t, "    using Target = HeadDims<%d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim, target->rope.rotary);
+    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim, drafter->rope.rotary);
     text_printf(t, "    static DEVICE const EngineStep &step(uint32_t i) { return engine_steps[i]; }\n};\n");
 }
 

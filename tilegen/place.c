@@ -26,6 +26,7 @@ typedef struct Place {
     Handoff *writers, *readers; // a buffer each
     bool *signals_readers;      // [body * steps + step] x buffer: this step's tasks signal NAME.r; see reader_mark
     int max_steps;
+    int begun[OP_COUNT]; // 1 + the worker of an op's first tile
     LIST(Need) needs;
     LIST(Counter) counters;
 } Place;
@@ -64,12 +65,14 @@ static LayerAttention body_kind(const Place *p, const Body *body) {
     return ATTENTION_FULL;
 }
 
-// Tiles go round the workers, each step going on where the one before stopped.
+// Tiles go round the workers. An op begins at the same worker in every body, where the op before it stopped: so a worker
+// runs few ops, and their instructions stay in its cache.
 static void place_body(Place *p, Body *body, int *cursor) {
     Prog *prog = p->prog;
     LayerAttention kind = body_kind(p, body);
     body->queues = ARENA_ARRAY(p->ctx->arena, Queue, prog->workers * ROLE_COUNT);
     int *next_page = ARENA_ARRAY(p->ctx->arena, int, prog->workers);
+    int step = -1, tile = 0;
     for (int i = 0; i < body->unplaced.count; i++) {
         Entry entry = body->unplaced.entries[i];
         if (entry.kind == ENTRY_POOL) {
@@ -88,7 +91,10 @@ static void place_body(Place *p, Body *body, int *cursor) {
         }
         OpId op = body->steps[entry.task.step].op;
         Role role = role_of(prog, op);
-        int worker = op == OP_ACCEPT ? 0 : (*cursor)++ % p->plan->ops[op].workers;
+        if (entry.task.step != step) step = entry.task.step, tile = 0;
+        if (!p->begun[op]) p->begun[op] = *cursor + 1;
+        if (p->begun[op] + tile > *cursor) *cursor = p->begun[op] + tile;
+        int worker = op == OP_ACCEPT ? 0 : (p->begun[op] - 1 + tile++) % p->plan->ops[op].workers;
         int chunks = chunks_of(p, op, kind);
         if (chunks) {
             Entry load = {ENTRY_LOAD,

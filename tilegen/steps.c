@@ -42,6 +42,8 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
         int v = m->attention[ATTENTION_FULL].heads ? m->attention[ATTENTION_FULL].v_dim : m->attention[ATTENTION_WINDOW].v_dim;
         p.bytes = (uint32_t)(b->dims[0] * b->dims[1]) * rows * (uint32_t)(v + 2) * 4;
     } else {
+        if (AMONG(b->name, "x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c", "c_part"))
+            last = (last + BLOCK_K - 1) / BLOCK_K * BLOCK_K; // inputs of a matrix: whole blocks
         p.row = last * element;
         p.item = p.row * rows;
         p.bytes = p.item * (b->rank == 3 ? (uint32_t)b->dims[0] : b->layers ? (uint32_t)m->drafter.tap_count : 1);
@@ -105,8 +107,10 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "a block of weights is larger than a page");
-    if (norm != SLOT_COUNT && g.warp_blocks > MOST_HELD_BLOCKS) return cannot(k, "more than 6144 inputs after a norm");
+    if (norm != SLOT_COUNT && (uint32_t)g.warp_blocks > k->steps->most_held)
+        return cannot(k, "more than 6144 inputs after a norm, or 3072 where activations are f32");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
+    if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
     return true;
 }
 
@@ -147,7 +151,7 @@ static void push_step(const Making *k, EngineStep *s, Site site) {
         in_from(k, s, sites[site].part);
         out_to(k, s, sites[site].inbox);
         s->out_item = kernel_place(k->steps, k->c->prog, sites[site].inbox).item;
-        s->k = site == SITE_FC ? 2 : 4; // bytes of an element
+        s->k = site == SITE_FC && k->c->sched->activations == DTYPE_BF16 ? 2 : 4; // bytes of an element
     }
     if (sites[site].best) s->best = offset_of(k, sites[site].best), s->item_bytes = offset_of(k, sites[site].best_part);
 }
@@ -243,7 +247,7 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
     case OP_FC:
         in_from(k, s, "taps"), out_to(k, s, one ? "c" : "c_part");
         s->in_slab_k = (uint32_t)m->hidden, s->in_slab = kernel_place(k->steps, c->prog, "taps").item;
-        return linear_step(k, s, op, kind, SLOT_FC, SLOT_COUNT, FINISH_STORE);
+        return linear_step(k, s, op, kind, SLOT_FC, SLOT_COUNT, FINISH_STORE_INPUT);
     case OP_CONTEXT: {
         const Shape *shape = &c->plan->shape;
         int q_rows = shape->draft_heads * m->drafter.attention.qk_dim;
@@ -281,8 +285,7 @@ static bool model_fits(Making *k) {
     const Model *m = k->c->model;
     const Plan *plan = k->c->plan;
     const Attention *full = &m->attention[ATTENTION_FULL], *window = &m->attention[ATTENTION_WINDOW];
-    if (k->c->sched->activations != DTYPE_BF16 || k->c->sched->cache != DTYPE_BF16)
-        return cannot(k, "activations or a cache that are not bf16");
+    if (k->c->sched->cache != DTYPE_BF16) return cannot(k, "a cache that is not bf16");
     if (full->heads && window->heads && (full->qk_dim != window->qk_dim || full->v_dim != window->v_dim || full->rope.rotary != window->rope.rotary))
         return cannot(k, "full and window layers with other head dims");
     if (plan->shape.vocab % STRIP_ROWS) return cannot(k, "a rank's share of the vocabulary that is no multiple of 16");
@@ -293,10 +296,13 @@ static bool model_fits(Making *k) {
     return true;
 }
 
+_Static_assert((int)SITE_OF_FC == (int)SITE_FC, "sites");
+
 KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
     Making k = {ctx, c, ARENA_NEW(ctx->arena, KernelSteps)};
     KernelSteps *steps = k.steps;
     const Prog *prog = c->prog;
+    steps->most_held = c->sched->activations == DTYPE_F32 ? MOST_HELD_BLOCKS / 2 : MOST_HELD_BLOCKS;
     if (!model_fits(&k)) return NULL;
     place_all(&k);
     steps->first = ARENA_ARRAY(ctx->arena, int, prog->body_count);

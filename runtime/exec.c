@@ -144,7 +144,7 @@ static void run_task(Exec *e, Worker *w, const Task *task, int instance, int key
     bool skipped = e->skip >> item->segment & 1;
     atomic_fetch_add_explicit(&e->running, 1, memory_order_relaxed);
     if (!skipped) {
-        Run run = {task, body->steps[task->step].op, w->rank, e->layers[instance], key, w->thread};
+        Run run = {task, body->steps[task->step].op, w->rank, instance, e->layers[instance], key, w->thread};
         e->work.op(e->work.user, &run);
     }
     int pool = e->publisher_pool[item->body * e->max_steps + task->step];

@@ -179,6 +179,10 @@ static bool use_chunks(Exec *e, Worker *w, const Task *task, int instance) {
         while (!page->filled) {
             const Body *body = &e->prog->bodies[e->items[place->instance]->body];
             const Queue *queue = prog_queue(e->prog, body, w->index, ROLE_LOAD);
+            if (place->instance < instance && place->entry >= queue->count) { // ended, and not looked at since
+                *place = (Place){.instance = place->instance + 1, .item = -1};
+                continue;
+            }
             if (place->instance != instance || place->entry >= queue->count ||
                 queue->entries[place->entry].kind != ENTRY_LOAD ||
                 !load_chunk(w, place, &queue->entries[place->entry].task)) {

@@ -103,14 +103,13 @@ static void print_fault(Text *t, const Prog *prog, const DiffFault *f) {
     text_printf(t, "; the first of %d that differ, of %d\n", f->differing, f->tasks);
     text_printf(t, "  worst  %s: GPU %.9g, host %.9g, tolerance %.3g\n", f->place, f->device, f->host, f->tolerance);
     text_printf(t, "  relative error of the task %.3g\n", f->error);
+    if (f->input_count) text_printf(t, "  %-28s %5s %12s %12s %12s\n", "inputs", "", "rms", "min", "max");
     for (int i = 0; i < f->input_count; i++) {
         const DiffInput *in = &f->inputs[i];
-        text_printf(t, "  input  %-28s %-6s %12s %12s %12s\n", in->text, "", "rms", "min", "max");
-        text_printf(t, "         %-28s %-6s %12.6g %12.6g %12.6g\n", "", "GPU", in->device.rms, in->device.min,
-                    in->device.max);
-        text_printf(t, "         %-28s %-6s %12.6g %12.6g %12.6g   %s\n", in->device.hash == in->host.hash ? "" : "",
-                    "host", in->host.rms, in->host.min, in->host.max,
-                    in->device.hash == in->host.hash ? "the same numbers" : "OTHER NUMBERS");
+        const DiffDigest *a = &in->device, *b = &in->host;
+        text_printf(t, "  %-28s %5s %12.6g %12.6g %12.6g\n", in->text, "GPU", a->rms, a->min, a->max);
+        text_printf(t, "  %-28s %5s %12.6g %12.6g %12.6g   %s\n", "", "host", b->rms, b->min, b->max,
+                    a->hash == b->hash ? "the same numbers" : "OTHER NUMBERS: written over since their own step");
     }
 }
 

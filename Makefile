@@ -36,7 +36,8 @@ $(B)/libtilegen.a: $(GEN_OBJ)
 $(B)/libtilerun.a: $(RUN_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
-$(B)/tilegen: $(B)/obj/tilegen/main.o $(B)/libtilegen.a
+# libtilegen knows nothing of running; the program does, for `tilegen diff`.
+$(B)/tilegen: $(B)/obj/tilegen/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@
 $(B)/tilerun: $(B)/obj/runtime/main.o $(B)/libtilerun.a $(B)/libtilegen.a
 	$(CC) $(ALL_CFLAGS) $^ $(LIBS) -o $@

@@ -17,6 +17,8 @@ typedef struct DecodeRequest {
     Sampling sampling;
     int stops[16], stop_count; // end tokens
     double accept;             // > 0: accepted lengths are drawn with this mean instead of verified (GPU only)
+    bool halt;                 // GPU only: tasks after a step do nothing, in the prompt's last block where the limit is
+    int halt_instance, halt_step; // 1, else in rounds of decoding; such a round is the last, with nothing accepted
 } DecodeRequest;
 
 typedef struct DecodedRound {

@@ -2,6 +2,7 @@
 #include "ops.h"
 #include "rope.h"
 #include "text.h"
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -89,8 +90,14 @@ void op_accept(const OpCall *c) {
     state->anchor = c->r->choice[state->accepted];
 }
 
+static bool before(StepAt a, StepAt b) {
+    return a.instance < b.instance || (a.instance == b.instance && a.step < b.step);
+}
+
 static void run_op(void *user, const Run *run) {
     Engine *e = user;
+    StepAt here = {run->instance, run->task->step};
+    if (before(here, e->first) || before(e->last, here)) return;
     Rank *r = &e->rank[run->rank];
     OpCall call = {
         e, r, &e->scratch[run->thread], run, run->rank, run->layer, run->task->lo, run->task->hi, r->state.rows};
@@ -297,6 +304,7 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
     if (!e->exec) return NULL;
     e->scratch = ARENA_ARRAY(ctx->arena, Scratch, exec_threads(e->exec));
     for (int i = 0; i < exec_threads(e->exec); i++) e->scratch[i] = scratch_of(e);
+    engine_span_all(e);
     Sampling greedy = {0, 0, 1, 0};
     engine_reset(e, &greedy, model->has_drafter);
     return e;
@@ -305,6 +313,9 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
 void engine_free(Engine *e) {
     if (e && e->exec) ctx_done(e->ctx, e->exec);
 }
+
+void engine_span(Engine *e, StepAt first, StepAt last) { e->first = first, e->last = last; }
+void engine_span_all(Engine *e) { engine_span(e, (StepAt){0, 0}, (StepAt){INT_MAX, INT_MAX}); }
 
 int engine_context(const Engine *e) { return e->context; }
 int engine_start(const Engine *e) { return e->rank[0].state.start; }

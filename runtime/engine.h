@@ -31,4 +31,14 @@ bool engine_decode(Engine *engine, bool draft, Round *round);
 // Logits of row `row` of the last round, [vocab] in token order.
 void engine_logits(const Engine *engine, int row, float *out);
 int engine_start(const Engine *engine); // positions that are committed
+
+// A place in a round: a step of an instance's body. The sequential program goes by instance, then step.
+typedef struct StepAt {
+    int instance, step;
+} StepAt;
+// From now on only the steps from `first` to `last` compute; all others wait and signal, and leave every buffer as it
+// is. With `first` {0, 0} a round halts after `last` as the engine kernel does (REQUEST_HALT); with both the same it is
+// that one step, on what the buffers hold. Accept is a step too: where it does not compute, positions stay uncommitted.
+void engine_span(Engine *engine, StepAt first, StepAt last);
+void engine_span_all(Engine *engine);
 #endif

@@ -144,7 +144,7 @@ static void run_task(Exec *e, Worker *w, const Task *task, int instance, int key
     bool skipped = e->skip >> item->segment & 1;
     atomic_fetch_add_explicit(&e->running, 1, memory_order_relaxed);
     if (!skipped) {
-        Run run = {task, body->steps[task->step].op, w->rank, e->layers[instance], key, w->thread};
+        Run run = {task, body->steps[task->step].op, w->rank, instance, e->layers[instance], key, w->thread};
         e->work.op(e->work.user, &run);
     }
     int pool = e->publisher_pool[item->body * e->max_steps + task->step];
@@ -179,6 +179,10 @@ static bool use_chunks(Exec *e, Worker *w, const Task *task, int instance) {
         while (!page->filled) {
             const Body *body = &e->prog->bodies[e->items[place->instance]->body];
             const Queue *queue = prog_queue(e->prog, body, w->index, ROLE_LOAD);
+            if (place->instance < instance && place->entry >= queue->count) { // ended, and not looked at since
+                *place = (Place){.instance = place->instance + 1, .item = -1};
+                continue;
+            }
             if (place->instance != instance || place->entry >= queue->count ||
                 queue->entries[place->entry].kind != ENTRY_LOAD ||
                 !load_chunk(w, place, &queue->entries[place->entry].task)) {

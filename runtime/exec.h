@@ -19,7 +19,7 @@ typedef struct Routing {
 typedef struct Run {
     const Task *task;
     OpId op;
-    int rank, layer, key, thread; // key: -1 outside pools
+    int rank, instance, layer, key, thread; // instance: of the round; key: -1 outside pools
 } Run;
 
 typedef struct Work {

@@ -96,12 +96,14 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
     mailbox->body = (EngineRequest){.prompt = (uint32_t)r->prompt_count,
                                     .limit = (uint32_t)r->limit,
                                     .flags = (r->draft ? REQUEST_DRAFT : 0u) | (r->logits ? REQUEST_HOLD : 0u) |
-                                             (r->accept > 0 ? REQUEST_ACCEPT : 0u),
+                                             (r->accept > 0 ? REQUEST_ACCEPT : 0u) | (r->halt ? REQUEST_HALT : 0u),
                                     .temperature = (float)r->sampling.temperature,
                                     .top_p = (float)r->sampling.top_p,
                                     .top_k = r->sampling.top_k,
                                     .seed = r->sampling.seed,
                                     .stop_count = (uint32_t)r->stop_count,
+                                    .halt_instance = (uint32_t)r->halt_instance,
+                                    .halt_body_step = (uint32_t)r->halt_step,
                                     .accept_seed = (uint32_t)r->sampling.seed,
                                     .accept_mean = (float)r->accept};
     for (int i = 0; i < r->stop_count; i++) mailbox->body.stops[i] = r->stops[i];

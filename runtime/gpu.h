@@ -22,4 +22,11 @@ typedef struct GpuOptions {
 // reporting.
 Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bundle, const PackList *weights,
               const GpuOptions *options, Decoder *out);
+
+// For `tilegen diff` alone: what a round left in the device's memory, read while it is held (DecodeRequest.logits) or
+// the kernel idle. `decoder` is of gpu_open. EXIT_OK, or another code after reporting.
+Exit gpu_read_slab(const Decoder *decoder, void *out, size_t bytes);
+// Keys and values of a layer of the target, or behind these of the drafter, as abi.h lays them out.
+Exit gpu_read_cache(const Decoder *decoder, int layer, void *k, size_t k_bytes, void *v, size_t v_bytes);
+void gpu_cache_shape(const Decoder *decoder, int layer, uint32_t *capacity, uint32_t *mask);
 #endif

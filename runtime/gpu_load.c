@@ -173,6 +173,7 @@ static bool tables_load(Gpu *gpu) {
     EngineLayer *layers = ARENA_ARRAY(gpu->ctx->arena, EngineLayer, gpu->weights->tables);
     caches_layout(gpu, layers);
     weights_layout(gpu, layers);
+    gpu->layers = layers;
     EngineParams *p = &gpu->params;
     p->tables = at + c.tables;
     p->layers = at + c.layers;

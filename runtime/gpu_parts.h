@@ -42,6 +42,7 @@ typedef struct Gpu {
     const EngineTables *tables;
     size_t tables_bytes;
     const Section *cubin;
+    EngineLayer *layers; // as the device has them; [weights->tables]
 
     Cuda *cuda;
     CudaDevice device;

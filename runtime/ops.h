@@ -75,6 +75,7 @@ struct Engine {
     Rank *rank;
     Scratch *scratch;
     Exec *exec;
+    StepAt first, last; // what computes
 };
 
 typedef struct OpCall {

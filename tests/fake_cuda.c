@@ -277,6 +277,7 @@ static bool serve(Kernel *k, uint32_t request) {
     float *logits = (float *)(uintptr_t)(k->p.slab + t->logits_at);
     int vocab = number("vocab=", 2048);
     k->request = k->mailbox->body; // the host may write the next one as soon as the last round is told
+    state.request = k->request;
     k->emitted = k->position = 0;
     for (int turn = 0;; turn++) {
         EngineRound entry = {.start = (uint32_t)k->position, .flags = 0};

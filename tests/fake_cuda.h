@@ -8,7 +8,8 @@
 typedef struct FakeCuda {
     int allocations, hosts, contexts, modules, streams, events, kernels; // alive
     int launches;
-    EngineParams params; // of the newest launch
+    EngineParams params;   // of the newest launch
+    EngineRequest request; // the newest
     unsigned grid, block, shared;
 } FakeCuda;
 

@@ -4,6 +4,7 @@
 #include "cuda.h"
 #include "damage.h"
 #include "fake_cuda.h"
+#include "gpu.h"
 #include "pack_file.h"
 #include "sha256.h"
 #include "tasks.h"
@@ -318,6 +319,61 @@ static void logits_of_held_rounds(void) {
     check_chain(&result, 30);
     free(out);
     closed(s);
+}
+
+// What `tilegen diff` needs: a halt on its way to the kernel, and the device's memory read back.
+static void halted_requests(void) {
+    FRESH();
+    setenv("FAKE_CUDA", "", 1);
+    Bundle *bundle = bundle_read(ctx, bundle_path);
+    const Section *yaml = bundle_section(bundle, "model"), *text = bundle_section(bundle, "prog");
+    Model *model = model_read(ctx, source_new(ctx, "model", yaml->data, yaml->size));
+    Prog *prog = prog_parse(ctx, source_new(ctx, "prog", text->data, text->size));
+    Checkpoint *weights = checkpoint_open(ctx, model, weights_path);
+    PackList list;
+    Decoder d;
+    DecodedRound round = {0};
+    volatile sig_atomic_t cancelled = 0;
+    CHECK(weights && pack_list(ctx, model, weights, 0, 1, &list));
+    GpuOptions o = {.library = library, .context = 100, .threads = 2, .cancelled = &cancelled};
+    CHECK(gpu_open(ctx, model, prog, bundle, &list, &o, &d) == EXIT_OK, "%s", reported());
+    DecodeRequest r = {.prompt = prompt,
+                       .prompt_count = 10,
+                       .limit = 9,
+                       .draft = true,
+                       .logits = true,
+                       .halt = true,
+                       .halt_instance = 6,
+                       .halt_step = 3};
+    CHECK(d.begin(d.self, &r) == EXIT_OK && d.next(d.self, &round) == EXIT_OK);
+    const EngineRequest *got = &fake()->request;
+    CHECK(got->flags == (REQUEST_DRAFT | REQUEST_HOLD | REQUEST_HALT) && got->halt_instance == 6 &&
+          got->halt_body_step == 3 && got->limit == 9);
+
+    const EngineParams *p = &fake()->params;
+    const EngineTables *tables = (const EngineTables *)(uintptr_t)p->tables;
+    size_t bytes = tables->slab_bytes;
+    uint8_t *slab = (uint8_t *)(uintptr_t)p->slab, *read = arena_alloc(ctx->arena, bytes);
+    for (size_t i = 0; i < bytes; i++) slab[i] = (uint8_t)(i * 7 + i / 251);
+    CHECK(bytes > 2 * 8 * VOCAB * sizeof(float)); // more than goes at once
+    CHECK(gpu_read_slab(&d, read, bytes) == EXIT_OK && memcmp(read, slab, bytes) == 0);
+    for (int layer = 5; layer < 8; layer++) {
+        uint32_t capacity, mask;
+        gpu_cache_shape(&d, layer, &capacity, &mask);
+        const EngineLayer *at = (const EngineLayer *)(uintptr_t)p->layers + layer;
+        CHECK(capacity == at->capacity && mask == at->mask);
+        uint8_t k[100], v[100];
+        memset((void *)(uintptr_t)at->k, 0x40 + layer, 100);
+        memset((void *)(uintptr_t)at->v, 0x80 + layer, 100);
+        CHECK(gpu_read_cache(&d, layer, k, 100, v, 100) == EXIT_OK && k[99] == 0x40 + layer && v[99] == 0x80 + layer);
+    }
+    d.end(d.self);
+    CHECK(d.begin(d.self, &(DecodeRequest){.prompt = prompt, .prompt_count = 10, .limit = 1}) == EXIT_OK &&
+          d.next(d.self, &round) == EXIT_OK);
+    CHECK(fake()->request.flags == 0);
+    d.close(d.self);
+    CHECK(fake()->allocations == 0 && fake()->kernels == 0);
+    checkpoint_close(weights);
 }
 
 static void cancelled_requests(void) {
@@ -647,6 +703,7 @@ int main(void) {
     RUN(generates);
     RUN(the_ring_goes_round);
     RUN(logits_of_held_rounds);
+    RUN(halted_requests);
     RUN(cancelled_requests);
     RUN(a_kernel_that_hangs);
     RUN(kernels_that_end);

@@ -118,10 +118,13 @@ bool bundle_write(Ctx *ctx, const Compiled *c, const char *path) {
 
 Bundle *bundle_read(Ctx *ctx, const char *path) {
     Source *file = file_read(ctx, path, BUNDLE_FILE_CAP);
-    if (!file) return NULL;
-    Span span = file_span(ctx, path);
-    const uint8_t *data = (const uint8_t *)file->text;
-    if (file->length < HEADER || memcmp(data, MAGIC, 8) != 0) {
+    return file ? bundle_decode(ctx, path, file->text, file->length) : NULL;
+}
+
+Bundle *bundle_decode(Ctx *ctx, const char *name, const void *bytes, size_t length) {
+    Span span = file_span(ctx, name);
+    const uint8_t *data = bytes;
+    if (length < HEADER || memcmp(data, MAGIC, 8) != 0) {
         diag_error(ctx, E0431, span, "not a bundle");
         diag_help(ctx, "`tilegen build TARGET -o DIR` writes DIR/TARGET.bundle");
         return NULL;
@@ -134,12 +137,12 @@ Bundle *bundle_read(Ctx *ctx, const char *path) {
         return NULL;
     }
     Bundle *bundle = ARENA_NEW(ctx->arena, Bundle);
-    bool damaged = format == 0 || count > MAX_SECTIONS || HEADER + count * ENTRY > file->length;
+    bool damaged = format == 0 || count > MAX_SECTIONS || HEADER + count * ENTRY > length;
     for (uint64_t i = 0; !damaged && i < count; i++) {
         const uint8_t *entry = data + HEADER + i * ENTRY;
         uint64_t offset = get(entry + NAME, 8), size = get(entry + NAME + 8, 8);
         char sha[65];
-        damaged = offset > file->length || size > file->length - offset || entry[NAME - 1] != 0;
+        damaged = offset > length || size > length - offset || entry[NAME - 1] != 0;
         if (damaged) break;
         sha256_hex_of(data + offset, (size_t)size, sha);
         damaged = memcmp(sha, entry + NAME + 16, 64) != 0;

@@ -29,6 +29,8 @@ bool bundle_encode(Ctx *ctx, const Compiled *compiled, const void **data, size_t
 bool bundle_write(Ctx *ctx, const Compiled *compiled, const char *path);
 // Reads and checks magic, format, bounds and hashes. NULL after reporting (E0431..E0434).
 Bundle *bundle_read(Ctx *ctx, const char *path);
+// The same of a bundle's bytes; `name` is what diagnostics call it.
+Bundle *bundle_decode(Ctx *ctx, const char *name, const void *data, size_t size);
 // NULL when there is none of that name.
 const Section *bundle_section(const Bundle *bundle, const char *name);
 #endif

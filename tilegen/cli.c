@@ -104,6 +104,24 @@ static Exit build_one(Ctx *ctx, const Options *options, const char *target) {
     return EXIT_OK;
 }
 
+Compiled *cli_bundle(Ctx *ctx, const Job *job, const void **data, size_t *size) {
+    KeptBundle kept;
+    size_t said = diag_count(ctx);
+    if (!bundle_kept_find(ctx, job, &kept)) return NULL;
+    Job again = *job;
+    if (kept.data) again.prove = false; // as it was when the bundle was made
+    Compiled *compiled = compile(ctx, &again, kept.data || !job_has_kernel(job) ? PASS_PROG : PASS_CUBIN);
+    if (!compiled) return NULL;
+    if (!compiled->job.name) compiled->job.name = compiled->model->name;
+    if (!kept.data) {
+        if (!bundle_encode(ctx, compiled, &kept.data, &kept.size)) return NULL;
+        if (diag_count(ctx) == said) bundle_kept_put(ctx, &kept, compiled->job.name, kept.data, kept.size);
+    }
+    *data = kept.data;
+    *size = kept.size;
+    return compiled;
+}
+
 Exit cli_build(Ctx *ctx, const Options *options) {
     if (options->model || options->arg_count == 0) {
         if (options->model && options->arg_count == 0 && options->sku) return build_one(ctx, options, NULL);

@@ -5,7 +5,9 @@
 
 typedef struct Options {
     const char *output, *model, *schedule, *sku, *after, *build_file;
-    int tp, workers; // 0: not said
+    const char *weights, *tokens, *stop_after; // of diff
+    int tp, workers, layers;                   // 0: not said
+    int device;
     bool no_prove, keep, json;
     Setting settings[64];
     size_t setting_count;
@@ -26,6 +28,9 @@ Build *cli_build_file(Ctx *ctx, const Options *options);
 // The job of a target, or (target NULL) of --model, --sku and --tp, with `sku` where none is said. False after
 // reporting.
 bool cli_job(Ctx *ctx, const Options *options, const char *target, const char *sku, Job *job);
+// A job's bundle, from the cache or made and kept, and what it was compiled to, as far as its Prog. NULL after
+// reporting.
+Compiled *cli_bundle(Ctx *ctx, const Job *job, const void **data, size_t *size);
 // Bytes and times of each phase of a round, on stdout.
 void explain_target(Ctx *ctx, const Compiled *compiled);
 // What the kernel uses of an SM; one line where there is no CUDA compiler. EXIT_INPUT after reporting.

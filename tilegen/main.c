@@ -1,4 +1,5 @@
 #include "cli.h"
+#include "diff_command.h"
 #include "file.h"
 #include "version.h"
 #include <stdlib.h>
@@ -32,6 +33,7 @@ enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
 static Exit (*const runners[COMMAND_COUNT])(Ctx *, const Options *) = {
     [COMMAND_BUILD] = cli_build,     [COMMAND_IMPORT] = cli_import, [COMMAND_CHECK] = cli_check,
     [COMMAND_EXPLAIN] = cli_explain, [COMMAND_DUMP] = cli_dump,     [COMMAND_SKU] = cli_sku,
+    [COMMAND_DIFF] = diff_command,
 };
 
 static void help_option(int i) {
@@ -73,6 +75,18 @@ static bool usage(Ctx *ctx, const char *format, const char *word) {
     return false;
 }
 
+static bool number_set(Ctx *ctx, const char *option, const char *value, int low, int high, int *out) {
+    char *end;
+    long number = strtol(value, &end, 10);
+    if (*end || end == value || number < low || number > high) {
+        diag_error(ctx, E0005, NO_SPAN, "%s wants a number from %d to %d, not \"%s\"", option, low, high, value);
+        diag_help(ctx, "tilegen --help");
+        return false;
+    }
+    *out = (int)number;
+    return true;
+}
+
 static bool option_set(Ctx *ctx, Options *options, char letter, char *value) {
     switch (letter) {
     case 'o': options->output = value; break;
@@ -83,19 +97,18 @@ static bool option_set(Ctx *ctx, Options *options, char letter, char *value) {
     case 'b': options->build_file = value; break;
     case 'n': options->no_prove = true; break;
     case 'k': options->keep = true; break;
+    case 'W': options->weights = value; break;
+    case 'T': options->tokens = value; break;
+    case 'A': options->stop_after = value; break;
+    case 'j': options->json = true; break;
+    case 'L': return number_set(ctx, "--layers", value, 1, MAX_LAYERS, &options->layers);
+    case 'G': return number_set(ctx, "--device", value, 0, 1023, &options->device);
+    case 'w': return number_set(ctx, "--workers", value, 1, 1024, &options->workers);
     case 't':
         if (!strchr("1248", value[0]) || !value[0] || value[1])
             return usage(ctx, "--tp wants 1, 2, 4 or 8, not \"%s\"", value);
         options->tp = value[0] - '0';
         break;
-    case 'w': {
-        char *end;
-        long workers = strtol(value, &end, 10);
-        if (*end || end == value || workers < 1 || workers > 1024)
-            return usage(ctx, "--workers wants a number from 1 to 1024, not \"%s\"", value);
-        options->workers = (int)workers;
-        break;
-    }
     case 'D': {
         char *equals = strchr(value, '=');
         if (!equals || equals == value) return usage(ctx, "-D wants NAME=VALUE, not \"%s\"", value);
@@ -192,10 +205,11 @@ static const char *find_cache(char *room, size_t size) {
 }
 
 int main(int argc, char **argv) {
-    const char *no_colour = getenv("NO_COLOR"), *nvrtc = getenv("TILEGEN_NVRTC");
+    const char *no_colour = getenv("NO_COLOR"), *nvrtc = getenv("TILEGEN_NVRTC"), *driver = getenv("TILERUN_CUDA");
     char cache_room[4200];
     Env env = {.cuda_home = getenv("CUDA_HOME"),
                .nvrtc = nvrtc && *nvrtc ? nvrtc : NULL,
+               .driver = driver && *driver ? driver : NULL,
                .cache_dir = find_cache(cache_room, sizeof cache_room),
                .program = "/proc/self/exe",
                .colour = isatty(2) && !(no_colour && *no_colour)};

@@ -26,6 +26,18 @@ if "$TILEGEN" explain demo/h200 2>/dev/null | grep -q 'not compiled'; then
     for name in cache templates ptx nvcc; do echo "skip kernel_$name: no CUDA compiler here"; done
     finish
 fi
+# A driver whose kernel computes nothing: the first step of the prompt differs.
+fake_diff() {
+    complains 4 "E0918" -- env TILERUN_CUDA="$BUILD/tests/libfakecuda.so" "$TILEGEN" diff demo/h200 "$@" && grep -q "embed" "$out"
+}
+check diff_against_a_kernel_that_does_nothing fake_diff
+check diff_as_json fake_diff --json
+check diff_with_random_weights fake_diff --weights synthetic:1 --layers 2
+seq 1 20 >"$T/ids"
+check diff_of_other_tokens fake_diff --tokens "$T/ids"
+echo "1 2 x" >"$T/ids"
+check diff_of_tokens_that_are_none complains 1 "E0902" "ids:1:5" -- env TILERUN_CUDA="$BUILD/tests/libfakecuda.so" "$TILEGEN" diff demo/h200 --tokens "$T/ids"
+check diff_of_an_op_that_is_not_run complains 2 'has no op "merge"' -- env TILERUN_CUDA="$BUILD/tests/libfakecuda.so" "$TILEGEN" diff demo/h200 --stop-after merge
 rm -rf "$TILEGEN_CACHE"
 
 # NVRTC's seconds of a target are printed; a spill or a budget overrun makes explain fail.

@@ -48,6 +48,13 @@ check bad_degree complains 2 "--tp wants 1, 2, 4 or 8" -- "$TILEGEN" check demo 
 check unknown_target complains 1 "E03" "demo" -- "$TILEGEN" build dem
 check unknown_sku complains 1 "h200" -- "$TILEGEN" check demo --sku h20O
 check unknown_code_or_target complains 1 "E0999" -- "$TILEGEN" explain E0999
+check diff_without_a_target complains 2 "one target" -- "$TILEGEN" diff
+check diff_of_a_host_target complains 1 "E0441" "no kernel to compare" -- "$TILEGEN" diff demo
+check diff_of_an_unknown_op complains 2 'no op "o_prj"' 'did you mean "o_proj"?' -- "$TILEGEN" diff demo/h200 --stop-after o_prj
+check diff_of_no_layers complains 2 "--layers wants a number from 1 to 256" -- "$TILEGEN" diff demo/h200 --layers 0
+check diff_of_an_unknown_target complains 1 "E0304" -- "$TILEGEN" diff demo/h20o
+no_driver() { complains 3 "E0907" -- env TILERUN_CUDA=/nonexistent/libcuda.so.1 "$TILEGEN" diff demo/h200 && [ ! -s "$out" ]; }
+check diff_without_a_driver no_driver
 check missing_file complains 1 "E0002" "nothing.yaml" -- "$TILEGEN" check nothing.yaml
 check a_folder_is_no_file complains 1 "E0002" -- "$TILEGEN" check --model models demo.lua
 degree() { complains 1 "E0401" -- "$TILEGEN" check demo --tp 8; }

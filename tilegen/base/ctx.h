@@ -23,6 +23,7 @@ typedef enum Exit {
 typedef struct Env {
     const char *cuda_home; // CUDA_HOME, or NULL
     const char *nvrtc;     // TILEGEN_NVRTC: the library itself, looked for nowhere else; or NULL
+    const char *driver;    // TILERUN_CUDA: NVIDIA's driver itself, for diff; or NULL
     const char *cache_dir; // where results are kept (TILEGEN_CACHE or the user's cache folder), or NULL for none
     const char *program;   // this program's file, or NULL; whole bundles are kept only where it is known
     bool colour;           // stderr is a terminal and NO_COLOR is not set

@@ -118,9 +118,9 @@ return kernel "decode" {
     activations = small and "f32" or "bf16", -- precision is free where nothing waits for bytes
     cache = "bf16",
     roles = {
-        load    = { warps = 4, registers = 88 }, -- a warpgroup: registers move between warpgroups
+        load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
         compute = { warps = 8, registers = 184 },
-        control = { warps = 4, registers = 56 },
+        control = { warps = 4, registers = 64 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

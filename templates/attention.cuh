@@ -155,7 +155,7 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
     const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
     const char *values = pointer<const char>(layer.v) + ((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK * 2;
     float score[8][4];
-    constexpr int UNITS = Dims::KEY / 32, TOGETHER = UNITS <= 2 ? 8 : UNITS <= 4 ? 4 : 2; // tiles whose keys are loaded at once
+    constexpr int UNITS = Dims::KEY / 32, TOGETHER = UNITS <= 2 ? 4 : 2; // tiles whose keys are loaded at once
 #pragma unroll
     for (int j0 = 0; j0 < 8; j0 += TOGETHER) {
         Quad k[TOGETHER][UNITS];
@@ -306,62 +306,61 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 attend_chunk<Dims>(slot, own, kv, chunk, q, r);
             }
         }
-        // Key lanes are joined in order, some dims at a time; then the sink and the division, or the part's place.
+        // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for a few
+        // dims, in order, and does the sink and the division, or fills the part's place.
         const uint64_t sinks = slot.layer.weight[SLOT_SINK];
         constexpr int PASS = pass_dims<Dims>(), ROOM = PASS + 2;
-        float top[2], sum[2], keep[2];
+        const int thread = c.warp * 32 + lane_id(), query = thread / 16, row = query % ENGINE_ROWS;
 #pragma unroll
         for (int pass = 0; pass < Dims::V; pass += PASS) {
-            if (key_lanes > 1) {
-                c.group.sync(c.who, *c.s);
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    float *mine = slice + (c.warp * 16 + g + 8 * h) * ROOM;
-                    if (t == 0) mine[PASS] = r.top[h], mine[PASS + 1] = r.sum[h];
-#pragma unroll
-                    for (int n = 0; n < PASS / 8; n++)
-                        mine[8 * n + 2 * t] = r.out[pass / 8 + n][2 * h], mine[8 * n + 2 * t + 1] = r.out[pass / 8 + n][2 * h + 1];
-                }
-                c.group.sync(c.who, *c.s);
-            }
-            if (key_lane != 0 || !active) continue;
+            c.group.sync(c.who, *c.s);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                if (h == 1 && !both) continue;
-                const int head = h0 + h;
-                float(&out)[Dims::V / 8][4] = r.out;
-                top[h] = r.top[h], sum[h] = r.sum[h];
-                for (int other = 1; other < key_lanes; other++) {
-                    const float *theirs = slice + ((c.warp + other * head_lanes) * 16 + g + 8 * h) * ROOM;
-                    const float their_top = theirs[PASS];
-                    if (their_top == NO_SCORE) continue;
-                    const float high = fmaxf(top[h], their_top), fresh = exp2_fast(their_top - high);
-                    keep[h] = top[h] == NO_SCORE ? 0 : exp2_fast(top[h] - high);
-                    sum[h] = sum[h] * keep[h] + theirs[PASS + 1] * fresh;
-                    top[h] = high;
+                float *mine = slice + (c.warp * 16 + g + 8 * h) * ROOM;
+                if (t == 0) mine[PASS] = r.top[h], mine[PASS + 1] = r.sum[h];
 #pragma unroll
-                    for (int n = 0; n < PASS / 8; n++)
+                for (int n = 0; n < PASS / 8; n++)
+                    *reinterpret_cast<float2 *>(mine + 8 * n + 2 * t) = make_float2(r.out[pass / 8 + n][2 * h], r.out[pass / 8 + n][2 * h + 1]);
+            }
+            c.group.sync(c.who, *c.s);
+#pragma unroll 1
+            for (int p2 = 0; p2 < pairs; p2++) { // 256 threads: 16 queries by 16
+                const int head = at.lo + 2 * p2 + query / ENGINE_ROWS;
+                if (head >= at.hi) continue;
+                const float *first_lane = slice + (p2 * 16 + query) * ROOM;
+                const int step_lane = head_lanes * 16 * ROOM;
+                float top = NO_SCORE, sum = 0, weight[COMPUTE_WARPS];
 #pragma unroll
-                        for (int e = 0; e < 2; e++)
-                            out[pass / 8 + n][2 * h + e] = out[pass / 8 + n][2 * h + e] * keep[h] + theirs[8 * n + 2 * t + e] * fresh;
+                for (int lane = 0; lane < COMPUTE_WARPS; lane++)
+                    if (lane < key_lanes) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
+#pragma unroll
+                for (int lane = 0; lane < COMPUTE_WARPS; lane++) {
+                    weight[lane] = 0;
+                    if (lane >= key_lanes) continue;
+                    const float theirs = first_lane[lane * step_lane + PASS];
+                    weight[lane] = theirs == NO_SCORE ? 0 : exp2_fast(theirs - top);
+                    sum += first_lane[lane * step_lane + PASS + 1] * weight[lane];
                 }
-                if (split > 1) {
-                    float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, g);
-                    if (t == 0) part[0] = top[h], part[1] = sum[h];
+                float factor = 1;
+                const float part_top = top, part_sum = sum;
+                if (split == 1) factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
+#pragma unroll 1
+                for (int d = thread % 16; d < PASS; d += 16) {
+                    float out = 0;
 #pragma unroll
-                    for (int n = 0; n < PASS / 8; n++)
-                        part[2 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h], part[3 + pass + 8 * n + 2 * t] = out[pass / 8 + n][2 * h + 1];
-                } else if (g < at.rows) {
-                    const float factor = softmax_factor(top[h], sum[h], sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-                    char *to = pointer<char>(c.p->slab + step.out + (uint64_t)g * step.out_row);
-#pragma unroll
-                    for (int n = 0; n < PASS / 8; n++)
-#pragma unroll
-                        for (int e = 0; e < 2; e++) Dims::Act::store_input(to, head * Dims::V + pass + 8 * n + 2 * t + e, out[pass / 8 + n][2 * h + e] * factor);
+                    for (int lane = 0; lane < COMPUTE_WARPS; lane++)
+                        if (lane < key_lanes) out += first_lane[lane * step_lane + d] * weight[lane];
+                    if (split > 1)
+                        part_at<Dims>(c.p->slab + step.out, split, head, at.part, row)[2 + pass + d] = out;
+                    else if (row < at.rows)
+                        Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row), head * Dims::V + pass + d, out * factor);
+                }
+                if (split > 1 && pass == 0 && thread % 16 == 0) {
+                    float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, row);
+                    part[0] = part_top, part[1] = part_sum;
                 }
             }
         }
-        if (key_lanes > 1) c.group.sync(c.who, *c.s);
     }
 }
 

@@ -155,7 +155,7 @@ template <class Model> struct Control {
         }
         __threadfence();
         __syncwarp();
-        signal_all(*p, at, 0);
+        signal_all(*p, *s, at, 0);
         __syncwarp();
         if (!hold && !last && lane == 0) open_gate(round + 1, flags);
         report_round((last ? ROUND_LAST : 0) | (prompt ? ROUND_PROMPT : 0) | (ended ? ROUND_ENDED : 0) | (serving->cancelled ? ROUND_CANCELLED : 0) |
@@ -196,6 +196,14 @@ template <class Model> struct Control {
     DEVICE void run_entry(const EngineEntry &entry, uint32_t instance) {
         const EngineInstance in = s->instances[instance];
         who.at(instance, entry.body_step, entry.lo, entry.hi);
+        const EngineStep &step = Model::step(entry.step);
+        Instruction &at = s->control;
+        if (lane_id() == 0) {
+            at.lo = entry.lo, at.hi = entry.hi, at.part = entry.part, at.key = -1, at.rows = gate.rows;
+            at.signal = entry.signal, at.signal_count = entry.signal_count;
+            at.skip = gate.skips(in) || gate.halted(instance, entry.body_step);
+        }
+        if (lane_id() < SLOT_SIGNALS && lane_id() < entry.signal_count) at.signals[lane_id()] = pointer<const EngineSignal>(p->tables + t->signal_at)[entry.signal + lane_id()];
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
         for (uint32_t i = lane_id(); i < entry.wait_count; i += 32) {
@@ -209,16 +217,11 @@ template <class Model> struct Control {
             }
         }
         __syncwarp();
-        const EngineStep &step = Model::step(entry.step);
-        Instruction at = {};
-        at.lo = entry.lo, at.hi = entry.hi, at.part = entry.part, at.key = -1, at.rows = gate.rows;
-        at.signal = entry.signal, at.signal_count = entry.signal_count;
-        at.skip = gate.skips(in) || gate.halted(instance, entry.body_step);
         if (step.op == RUN_ACCEPT_ROUND)
             accept(at);
         else {
             if (Model::RANKS > 1 && !at.skip) push(step, at);
-            signal_all(*p, at, 0);
+            signal_all(*p, *s, at, 0);
         }
     }
 

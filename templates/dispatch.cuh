@@ -13,6 +13,7 @@ struct Fetch {
     uint64_t layer;        // lanes 0-23
     uint32_t group, want;  // a wait a lane
     bool holds, by_key;
+    EngineSignal signal; // a signal a lane
     DEVICE uint32_t field(int i) const { return __shfl_sync(~0u, word, i); }
 };
 
@@ -52,6 +53,11 @@ template <class Model> struct Dispatch {
         f.step[0] = __ldg(step + lane_id());
         if (lane_id() + 32 < STEP_WORDS) f.step[1] = __ldg(step + 32 + lane_id());
         const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
+        const uint32_t signals = f.field(6) >> 16;
+        if (lane_id() < SLOT_SIGNALS && lane_id() < signals) {
+            const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + f.field(5) + lane_id());
+            f.signal = {w.x, w.y};
+        }
         f.holds = lane_id() >= count;
         f.by_key = false;
         if (!f.holds) {
@@ -71,6 +77,7 @@ template <class Model> struct Dispatch {
         step[lane_id()] = f.step[0];
         if (lane_id() + 32 < STEP_WORDS) step[32 + lane_id()] = f.step[1];
         if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
+        if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = f.signal;
         const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5), w6 = f.field(6), w7 = f.field(7);
         const EngineInstance in = s->instances[f.instance];
         __syncwarp();
@@ -142,7 +149,7 @@ template <class Model> struct Dispatch {
     DEVICE void pool(const Fetch &f) {
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
         const uint32_t page_lo = pool.page_lo, page_hi = pool.page_hi;
-        uint32_t page = page_lo, taken = s->items_out, last = ~0u, first_group = 0;
+        uint32_t page = page_lo, taken = s->items_out, last = ~0u, last_signal = ~0u, first_group = 0;
         Fetch item = f;
         for (;;) {
             for (uint32_t n = 1, since = 0; shared_acquire(shared_address(&s->items_in)) == taken; n++)
@@ -161,6 +168,12 @@ template <class Model> struct Dispatch {
                 first_group = item.group;
                 last = step;
             }
+            const uint32_t signals = item.field(6) >> 16;
+            if (item.field(5) != last_signal && lane_id() < SLOT_SIGNALS && lane_id() < signals) {
+                const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + item.field(5) + lane_id());
+                item.signal = {w.x, w.y};
+            }
+            last_signal = item.field(5);
             item.holds = lane_id() >= count;
             item.group = first_group + (item.by_key ? key : 0);
             post(item, key, expert, chosen_by, page, page_lo, page_hi);

@@ -50,7 +50,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         c.group.sync(c.who, *c.s);
         if (c.warp == 0) {
             trace_end(*c.p, c.number);
-            signal_all(*c.p, c.slot().at, 0);
+            signal_all(*c.p, *c.s, c.slot().at, 0);
         }
         c.leave();
         c.wait_posted();
@@ -61,8 +61,10 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     extern __shared__ __align__(128) char pages[];
     __shared__ Shared s;
     __shared__ Serving serving;
-    const EngineTables *t = pointer<const EngineTables>(p.tables);
+    const EngineTables *given = pointer<const EngineTables>(p.tables), *t = &s.tables;
     const int thread = (int)threadIdx.x, warp = warp_id();
+    for (uint32_t i = thread; i < sizeof(EngineTables) / 4; i += ENGINE_THREADS) reinterpret_cast<uint32_t *>(&s.tables)[i] = reinterpret_cast<const uint32_t *>(given)[i];
+    __syncthreads();
     for (uint32_t i = thread; i < t->instances; i += ENGINE_THREADS) s.instances[i] = pointer<const EngineInstance>(p.tables + t->instance_at)[i];
     for (uint32_t i = thread; i < t->bodies * ROLES; i += ENGINE_THREADS) {
         uint32_t body = i / ROLES, role = i % ROLES;

@@ -69,7 +69,7 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     };
     Room &room = *reinterpret_cast<Room *>(c.s->partial);
     const int rows = slot.at.rows, thread = c.warp * 32 + lane_id();
-    const EngineTables *t = pointer<EngineTables>(c.p->tables);
+    const EngineTables *t = &c.s->tables;
     const EnginePool &pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
     if (thread < WORDS) room.words[thread] = 0;
     if (c.warp == 1) { // the pool may be claimed anew when all have left the last round's

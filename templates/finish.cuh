@@ -48,104 +48,116 @@ static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int
     if (lane_id() < 4 && token < rows) pointer<Best>(best)[strip * ENGINE_ROWS + token] = b;
 }
 
-template <class Model> static DEVICE void finish_strip(const Finisher &f, const Slot &slot, int strip, float (&v)[4], const float (&old)[4]) {
-    const EngineStep &step = slot.step;
-    const Instruction &at = slot.at;
-    const int g = lane_id() >> 2, token = (lane_id() & 3) * 2, rows = at.rows;
-    const int n = at.lo + strip * (int)step.strip_outputs + g, outputs = step.outputs;
-    const uint64_t out = f.p->slab + step.out + (at.key > 0 ? (uint64_t)at.key * step.out_item : 0);
-    switch (step.finish) {
+// What a linear op's finishers know before its sums are there.
+struct Ending {
+    uint32_t kind, row, outputs;
+    uint32_t out, tap; // in the slab; tap: 0 or where the drafter listens
+    int rows, n, token; // n: output of row g in the first strip
+    uint32_t rows_of_key;
+    float alpha, limit;
+};
+
+template <class Model> static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Ending &e, int strip, int n, float (&v)[4]) {
+    using Act = Activations<Model::WIDE>;
+    const int token = e.token, rows = e.rows;
+    switch (e.kind) {
     case FINISH_STORE:
-        store_pair<Model::WIDE, false>(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_pair<Model::WIDE, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        store_pair<Model::WIDE, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        store_pair<Model::WIDE, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_STORE_INPUT:
-        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
-        break;
-    case FINISH_RESIDUAL: {
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[i] += old[i];
-        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
-        if (step.taps && at.tap) {
-            constexpr uint32_t ROW = Model::PADDED * Activations<Model::WIDE>::BYTES;
-            uint64_t tap = f.p->slab + Model::TAPS + (uint64_t)(at.tap - 1) * ENGINE_ROWS * ROW;
-            store_pair<Model::WIDE, true>(tap, ROW, token, rows, n, v[0], v[1]);
-            store_pair<Model::WIDE, true>(tap, ROW, token, rows, n + 8, v[2], v[3]);
+    case FINISH_RESIDUAL:
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
+        if (e.tap) {
+            store_pair<Model::WIDE, true>(f.p->slab + e.tap, e.row, token, rows, n, v[0], v[1]);
+            store_pair<Model::WIDE, true>(f.p->slab + e.tap, e.row, token, rows, n + 8, v[2], v[3]);
         }
         break;
-    }
     case FINISH_F32:
-        if (n < outputs) store_pair<true, false>(out, step.out_row, token, rows, n, v[0], v[1]);
-        if (n + 8 < outputs) store_pair<true, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        if (n < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        if (n + 8 < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_SWIGLU:
-        store_pair<Model::WIDE, true>(out, step.out_row, token, rows, n, swiglu(v[0], v[2], step.alpha, step.limit),
-                   swiglu(v[1], v[3], step.alpha, step.limit));
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, e.limit), swiglu(v[1], v[3], e.alpha, e.limit));
         break;
     case FINISH_EXPERT_UP: {
-        float a = swiglu(v[0], v[2], step.alpha, step.limit), b = swiglu(v[1], v[3], step.alpha, step.limit);
-        char *to = pointer<char>(out) + (uint64_t)token * step.out_row;
-        if (at.rows_of_key >> token & 1) Activations<Model::WIDE>::store_input(to, n, a);
-        if (at.rows_of_key >> (token + 1) & 1) Activations<Model::WIDE>::store_input(to + step.out_row, n, b);
+        char *to = pointer<char>(f.p->slab + e.out) + (uint64_t)token * e.row;
+        const float a = swiglu(v[0], v[2], e.alpha, e.limit), b = swiglu(v[1], v[3], e.alpha, e.limit);
+        if (e.rows_of_key >> token & 1) Act::store_input(to, n, a);
+        if (e.rows_of_key >> (token + 1) & 1) Act::store_input(to + e.row, n, b);
         break;
     }
     case FINISH_EXPERT_DOWN: {
-        float *to = pointer<float>(out) + (uint64_t)token * (step.out_row / 4) + n;
-        if (at.rows_of_key >> token & 1) to[0] = v[0], to[8] = v[2];
-        if (at.rows_of_key >> (token + 1) & 1) to[step.out_row / 4] = v[1], to[step.out_row / 4 + 8] = v[3];
+        float *to = pointer<float>(f.p->slab + e.out) + (uint64_t)token * (e.row / 4) + n;
+        if (e.rows_of_key >> token & 1) to[0] = v[0], to[8] = v[2];
+        if (e.rows_of_key >> (token + 1) & 1) to[e.row / 4] = v[1], to[e.row / 4 + 8] = v[3];
         break;
     }
     case FINISH_LOGITS:
-        store_pair<true, false>(out, step.out_row, token, rows, n, v[0], v[1]);
-        store_pair<true, false>(out, step.out_row, token, rows, n + 8, v[2], v[3]);
+        store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         [[fallthrough]];
     default: { // FINISH_BEST
-        int id = f.p->rank * Model::VOCAB, place = at.lo / STRIP_ROWS + strip;
-        uint64_t best = f.p->slab + step.best;
-        store_best(best, place, token, rows, id, n, outputs, v[0], v[2]);
-        store_best(best, place, token + 1, rows, id, n, outputs, v[1], v[3]);
+        const int id = f.p->rank * Model::VOCAB, place = slot.at.lo / STRIP_ROWS + strip;
+        const uint64_t best = f.p->slab + slot.step.best;
+        store_best(best, place, token, rows, id, n, (int)e.outputs, v[0], v[2]);
+        store_best(best, place, token + 1, rows, id, n, (int)e.outputs, v[1], v[3]);
         break;
     }
     }
 }
 
-// One linear instruction.
+// One linear instruction, from before it is ready.
 template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot &slot) {
+    using Act = Activations<Model::WIDE>;
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
-    const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs;
+    const uint32_t strip_outputs = step.strip_outputs, strips = (at.hi - at.lo + strip_outputs - 1) / strip_outputs, warps_k = step.warps_k;
+    const Ending e = {step.finish, step.out_row, step.outputs, step.out + (at.key > 0 ? at.key * step.out_item : 0),
+                      step.taps && at.tap ? Model::TAPS + (at.tap - 1) * ENGINE_ROWS * step.out_row : 0,
+                      at.rows, at.lo + g, token, at.rows_of_key, step.alpha, step.limit};
+    const bool normed = step.norm_slot != SLOT_COUNT;
+    const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
     float factor[2] = {1, 1};
-    bool known = step.norm_slot == SLOT_COUNT;
+    bool known = !normed;
+    barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1, WAITER_RING);
     for (uint32_t strip = f.index; strip < strips; strip += FINISHERS) {
-        const uint32_t n = f.strips + strip, place = n % STRIP_SLOTS;
+        const uint32_t q = f.strips + strip, place = q % STRIP_SLOTS;
+        const int n = e.n + (int)(strip * strip_outputs);
         float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
-        if (step.finish == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
-            const char *x = pointer<const char>(f.p->slab + step.out) + (uint64_t)token * step.out_row;
-            const int n = at.lo + strip * STRIP_ROWS + g;
-            old[0] = Activations<Model::WIDE>::load_input(x, n), old[1] = Activations<Model::WIDE>::load_input(x + step.out_row, n);
-            old[2] = Activations<Model::WIDE>::load_input(x, n + 8), old[3] = Activations<Model::WIDE>::load_input(x + step.out_row, n + 8);
+        if (e.kind == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
+            const char *x = pointer<const char>(f.p->slab + e.out) + (uint64_t)token * e.row;
+            old[0] = Act::load_input(x, n), old[1] = Act::load_input(x + e.row, n);
+            old[2] = Act::load_input(x, n + 8), old[3] = Act::load_input(x + e.row, n + 8);
         }
-        barrier_wait(f.who, f.s->strip_full[place], n / STRIP_SLOTS & 1, WAITER_RING);
-        float4 part[COMPUTE_WARPS];
+        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1, WAITER_RING);
+        float2 share = make_float2(0, 0);
+        if (!known && g < (int)warps_k) share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
 #pragma unroll
-        for (uint32_t kw = 0; kw < COMPUTE_WARPS; kw++)
-            part[kw] = kw < step.warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()] : make_float4(0, 0, 0, 0);
+        for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
+            float4 part[COMPUTE_WARPS / 2];
 #pragma unroll
-        for (uint32_t kw = 0; kw < COMPUTE_WARPS; kw++) v[0] += part[kw].x, v[1] += part[kw].y, v[2] += part[kw].z, v[3] += part[kw].w;
+            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) {
+                const uint32_t kw = half * (COMPUTE_WARPS / 2) + i;
+                part[i] = kw < warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()] : make_float4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
+        }
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
         if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
-            float2 share = g < (int)step.warps_k ? *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]) : make_float2(0, 0);
 #pragma unroll
-            for (int lanes = 4; lanes < 32; lanes *= 2) share.x += __shfl_xor_sync(~0u, share.x, lanes), share.y += __shfl_xor_sync(~0u, share.y, lanes);
-            factor[0] = rsqrtf(__fdividef(share.x, (float)step.k) + step.eps), factor[1] = rsqrtf(__fdividef(share.y, (float)step.k) + step.eps);
+            for (int step4 = 4; step4 < 32; step4 *= 2) share.x += __shfl_xor_sync(~0u, share.x, step4), share.y += __shfl_xor_sync(~0u, share.y, step4);
+            factor[0] = rsqrtf(share.x * each + eps), factor[1] = rsqrtf(share.y * each + eps);
             known = true;
         }
-        v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
-        finish_strip<Model>(f, slot, (int)strip, v, old);
+        if (normed) v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] += old[i];
+        finish_strip<Model>(f, slot, e, (int)strip, n, v);
     }
     f.strips += strips;
 }
@@ -159,8 +171,10 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         bool linear = slot.step.op <= RUN_LINEAR_F32;
         if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
-            barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1, WAITER_RING);
-            if (linear && !slot.at.skip) finish_linear<Model>(f, slot);
+            if (linear && !slot.at.skip)
+                finish_linear<Model>(f, slot);
+            else
+                barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1, WAITER_RING);
             if (linear || slot.step.op != RUN_ROUTE_ROWS) {
                 __syncwarp();
                 uint32_t before = 0;
@@ -168,7 +182,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 before = __shfl_sync(~0u, before, 0);
                 if (before % FINISHERS == FINISHERS - 1) {
                     trace_end(*f.p, f.number);
-                    signal_all(*f.p, slot.at, slot.at.rows_of_key);
+                    signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
                 }
             }
         }

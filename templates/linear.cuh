@@ -66,153 +66,152 @@ struct Chunks {
     }
 };
 
-// 32 norm weights from k on, as pairs; zero past the end.
-static DEVICE void load_norm(uint32_t (&w)[16], uint64_t norm, uint32_t k, uint32_t end) {
-    const char *at = pointer<const char>(norm) + (uint64_t)k * 2;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        Quad q = {0, 0, 0, 0};
-        if (k + 8 * i < end) q = global_quad(at + i * 16);
-        w[4 * i] = q.x, w[4 * i + 1] = q.y, w[4 * i + 2] = q.z, w[4 * i + 3] = q.w;
-    }
-}
-
-// Where the first piece of inputs 32t .. 32t + 31 of the block at k (a multiple of 128) of row g lies.
-template <bool WIDE> static DEVICE const char *input_at(uint64_t in, const EngineStep &step, uint32_t k) {
-    if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-    return pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row + (uint64_t)k * Activations<WIDE>::BYTES + (lane_id() & 3) * 16;
-}
-
-// Inputs 32t .. 32t + 31 of the block at k of row g as they lie, zero past the end and where not `wanted`.
+// The lane's inputs of quarter `unit` of a row of g as they lie, zero past the end and where not `wanted`.
 template <bool WIDE> struct Raw {
-    uint32_t word[WIDE ? 32 : 16];
-    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t k, bool wanted) {
-        const uint32_t mine = k + 32 * (lane_id() & 3), left = wanted && mine < step.k ? step.k - mine : 0;
-        const char *at = input_at<WIDE>(in, step, wanted && k < step.k ? k : 0);
-        constexpr int PIECE = 16 / Activations<WIDE>::BYTES;
+    uint32_t word[WIDE ? 8 : 4];
+    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t unit, bool wanted) {
+        uint32_t k = unit / 4 * BLOCK_K;
+        const uint32_t u = unit % 4, t = lane_id() & 3;
+        wanted &= k + 32 * t + 8 * u < step.k;
+        if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+        const char *at = pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row + (uint64_t)k * Activations<WIDE>::BYTES + (WIDE ? 2 * u : u) * 64 + t * 16;
 #pragma unroll
-        for (int i = 0; i < 32 / PIECE; i++) {
+        for (int i = 0; i < (WIDE ? 2 : 1); i++) {
             Quad q = {0, 0, 0, 0};
-            if (PIECE * i < left) q = global_quad(at + i * 64);
+            if (wanted) q = global_quad(at + i * 64);
             word[4 * i] = q.x, word[4 * i + 1] = q.y, word[4 * i + 2] = q.z, word[4 * i + 3] = q.w;
         }
     }
     DEVICE float squares() const {
-        float sum = 0;
+        float even = 0, odd = 0;
 #pragma unroll
-        for (int i = 0; i < (WIDE ? 32 : 16); i++) {
-            if (WIDE)
-                sum += __uint_as_float(word[i]) * __uint_as_float(word[i]);
-            else {
+        for (int i = 0; i < (WIDE ? 8 : 4); i++) {
+            if (WIDE) {
+                const float v = __uint_as_float(word[i]);
+                (i & 1 ? odd : even) += v * v;
+            } else {
                 const float low = bf16_low(word[i]), high = bf16_high(word[i]);
-                sum += low * low;
-                sum += high * high;
+                even += low * low;
+                odd += high * high;
             }
         }
-        return sum;
+        return even + odd;
     }
     // As operands of the products: times the norm's weights where there are any.
-    DEVICE void operands(uint32_t (&x)[16], uint32_t (&low)[WIDE ? 16 : 1], bool normed, const uint32_t (&norm)[16]) const {
+    DEVICE Inputs<WIDE> operands(bool normed, const Quad &norm) const {
+        Inputs<WIDE> in;
+        const uint32_t w[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < 4; i++) {
             if constexpr (WIDE) {
                 float a = __uint_as_float(word[2 * i]), b = __uint_as_float(word[2 * i + 1]);
-                if (normed) a *= bf16_low(norm[i]), b *= bf16_high(norm[i]);
-                x[i] = bf16_pair(a, b);
-                low[i] = bf16_pair(a - bf16_low(x[i]), b - bf16_high(x[i]));
+                if (normed) a *= bf16_low(w[i]), b *= bf16_high(w[i]);
+                in.x[i] = bf16_pair(a, b);
+                in.low[i] = bf16_pair(a - bf16_low(in.x[i]), b - bf16_high(in.x[i]));
             } else
-                x[i] = normed ? bf16_mul2(word[i], norm[i]) : word[i];
+                in.x[i] = normed ? bf16_mul2(word[i], w[i]) : word[i];
+        }
+        return in;
+    }
+};
+
+// The norm's weights for the lane's inputs of quarter `unit`.
+static DEVICE Quad norm_piece(uint64_t norm, uint32_t unit, uint32_t k) {
+    const uint32_t at = unit / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (unit % 4);
+    return at < k ? global_quad(pointer<const char>(norm) + at * 2) : Quad{0, 0, 0, 0};
+}
+
+// Where a warp is in a task's weights: chunk, block in it, and which of the strip's quarters come from there.
+struct Cursor {
+    uint32_t chunk, block, room, offset;
+    DEVICE void begin(const EngineStep &step, uint32_t strip, uint32_t first_block) {
+        const bool cut = step.chunks_of_strip > 1;
+        if (cut) { // a strip in several chunks
+            chunk = first_block / step.chunk_blocks;
+            block = first_block - chunk * step.chunk_blocks;
+            chunk += strip * step.chunks_of_strip;
+            room = step.chunk_blocks, offset = 0;
+        } else { // several strips in a chunk
+            chunk = step.strips_of_chunk == 1 ? strip : strip / step.strips_of_chunk;
+            offset = (strip - chunk * step.strips_of_chunk) * step.strip_bytes;
+            block = first_block, room = step.blocks;
         }
     }
 };
 
-template <class Weight, bool WIDE, int HELD_BLOCKS>
-static DEVICE void multiply_blocks(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, const uint32_t (&x)[HELD_BLOCKS][16], const uint32_t (&low)[HELD_BLOCKS][WIDE ? 16 : 1]) {
+template <class Weight, bool WIDE, int HELD>
+static DEVICE void multiply_units(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, uint32_t first, const Inputs<WIDE> (&x)[HELD]) {
 #pragma unroll
-    for (int b = 0; b < HELD_BLOCKS; b++)
-        if (b >= from && b < until) Weight::template multiply<WIDE>(sum, address + (b - from) * Weight::BYTES, x[b], low[b]);
+    for (int i = 0; i < HELD; i++)
+        if (i >= from && i < until) Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES, (first + i) % 4, x[i]);
 }
 
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
 //
-// Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop.
+// Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop. What
+// does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
-    constexpr int HELD_BLOCKS = Model::HELD_BLOCKS;
+    constexpr int HELD = Model::HELD_UNITS;
     constexpr bool WIDE = Model::WIDE;
-    uint32_t x[HELD_BLOCKS][16], low[HELD_BLOCKS][WIDE ? 16 : 1], early[16];
+    Inputs<WIDE> x[HELD];
     const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
     const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k, lane_strip = c.warp / warps_k;
-    const uint32_t warp_blocks = c.slot().step.warp_blocks, first_block = kw * warp_blocks;
-    const bool normed = c.slot().step.norm_slot != SLOT_COUNT, held = warp_blocks <= HELD_BLOCKS;
+    const uint32_t warp_units = c.slot().step.warp_units, units = c.slot().step.blocks * 4, first = kw * warp_units;
+    const uint32_t mine = first < units ? min(warp_units, units - first) : 0;
+    const bool normed = c.slot().step.norm_slot != SLOT_COUNT, held = warp_units <= HELD;
     float squares = 0;
+    Chunks chunks = {c.slot().at.page, c.slot().at.page_lo, c.slot().at.page_hi, 0, false};
+    Cursor cursor;
+    cursor.begin(c.slot().step, lane_strip, first / 4);
     {
         const Slot &slot = c.slot();
         const uint64_t in = c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
         const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
-        load_norm(early, norm, first_block * BLOCK_K + 32 * t, normed ? slot.step.k : 0);
+        const uint32_t k = slot.step.k, strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
+        Quad weights[HELD];
+#pragma unroll
+        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, normed && i < mine ? k : 0);
+        if (lane_strip < strips && mine) chunks.seek(c, cursor.chunk); // the weights are ahead
         c.wait_ready();
-        if constexpr (!WIDE) { // all on their way before the first is used
+        Raw<WIDE> raw[HELD];
 #pragma unroll
-            for (int b = 0; b < HELD_BLOCKS; b++) {
-                Raw<WIDE> raw;
-                raw.load(in, slot.step, (first_block + b) * BLOCK_K, held && b < warp_blocks);
+        for (int i = 0; i < HELD; i++) raw[i].load(in, slot.step, first + i, held && i < mine);
 #pragma unroll
-                for (int i = 0; i < 16; i++) x[b][i] = raw.word[i];
-            }
+        for (int i = 0; i < HELD; i++) {
+            squares += raw[i].squares();
+            x[i] = raw[i].operands(normed, weights[i]);
         }
-#pragma unroll
-        for (int b = 0; b < HELD_BLOCKS; b++) {
-            Raw<WIDE> raw;
-            if constexpr (WIDE)
-                raw.load(in, slot.step, (first_block + b) * BLOCK_K, held && b < warp_blocks);
-            else {
-#pragma unroll
-                for (int i = 0; i < 16; i++) raw.word[i] = x[b][i];
-            }
-            if (b) load_norm(early, norm, (first_block + b) * BLOCK_K + 32 * t, normed && b < warp_blocks ? slot.step.k : 0);
-            squares += raw.squares();
-            raw.operands(x[b], low[b], normed, early);
-        }
-        squares = quad_sum(squares);
+        if (normed) squares = quad_sum(squares);
     }
     for (;;) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
         if (normed && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
-        Chunks chunks = {at.page, at.page_lo, at.page_hi, 0, false};
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs;
-        const uint32_t strip_bytes = step.strip_bytes, block_bytes = step.block_bytes;
+        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, block_bytes = step.block_bytes, op = step.op;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[4] = {0, 0, 0, 0};
-            // A strip in several chunks: which, and which block of it. Else the strip's place in its chunk.
-            const bool cut = step.chunks_of_strip > 1;
-            uint32_t chunk = cut ? first_block / step.chunk_blocks : strip / step.strips_of_chunk;
-            uint32_t block = cut ? first_block - chunk * step.chunk_blocks : first_block;
-            const uint32_t room = cut ? step.chunk_blocks : step.blocks;
-            const uint32_t offset = cut ? 0 : strip % step.strips_of_chunk * strip_bytes;
-            if (cut) chunk += strip * step.chunks_of_strip;
-            const uint32_t mine = first_block < step.blocks ? min(step.warp_blocks, step.blocks - first_block) : 0;
-            for (uint32_t base = 0; base < mine; base += HELD_BLOCKS) {
+            if (strip != lane_strip) cursor.begin(step, strip, first / 4);
+            for (uint32_t base = 0; base < mine; base += HELD) {
                 if (!held) {
 #pragma unroll
-                    for (int b = 0; b < HELD_BLOCKS; b++) {
+                    for (int i = 0; i < HELD; i++) {
                         Raw<WIDE> raw;
-                        raw.load(c.p->slab + step.in, step, (first_block + base + b) * BLOCK_K, base + b < mine);
-                        raw.operands(x[b], low[b], false, early);
+                        raw.load(c.p->slab + step.in, step, first + base + i, base + i < mine);
+                        x[i] = raw.operands(false, Quad{0, 0, 0, 0});
                     }
                 }
-                const uint32_t end = min(mine - base, (uint32_t)HELD_BLOCKS);
+                const uint32_t end = min(mine - base, (uint32_t)HELD), from = first + base;
                 for (uint32_t done = 0; done < end;) { // chunk by chunk
-                    const uint32_t until = min(end, done + room - block);
-                    const uint32_t address = chunks.seek(c, chunk) + offset + block * block_bytes, op = step.op;
-                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_blocks<WeightBf16, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
-                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_blocks<WeightFp8, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
-                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_blocks<WeightMxfp4, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
-                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_blocks<WeightF32, WIDE, HELD_BLOCKS>(sum, address, done, until, x, low);
-                    block += until - done;
+                    const uint32_t until = min(end, done + (cursor.room - cursor.block) * 4 - (from + done) % 4);
+                    const uint32_t address = chunks.seek(c, cursor.chunk) + cursor.offset + cursor.block * block_bytes;
+                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_units<WeightBf16, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_units<WeightFp8, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_units<WeightMxfp4, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_units<WeightF32, WIDE, HELD>(sum, address, done, until, from, x);
+                    cursor.block += (from + until) / 4 - (from + done) / 4;
                     done = until;
-                    if (block == room) block = 0, chunk++;
+                    if (cursor.block == cursor.room) cursor.block = 0, cursor.chunk++;
                 }
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
@@ -224,11 +223,12 @@ template <class Model> static DEVICE void linear(Compute &c) {
         }
         while (chunks.next < at.chunks) chunks.release(c);
         c.strips += strips;
-        const uint32_t op = step.op;
         c.leave();
         c.wait_posted();
         const Slot &next = c.slot();
         if (!held || next.step.op != op || next.at.input != input || next.at.round != round || next.at.skip) return;
+        chunks = {next.at.page, next.at.page_lo, next.at.page_hi, 0, false};
+        cursor.begin(next.step, lane_strip, first / 4);
         c.wait_ready();
     }
 }

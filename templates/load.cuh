@@ -155,7 +155,7 @@ template <class Model> struct Loader {
     }
 
     DEVICE void run() {
-        const EngineTables *t = pointer<const EngineTables>(p->tables);
+        const EngineTables *t = &s->tables;
         const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
             who.round(round);

@@ -13,7 +13,12 @@ struct Float2 {
 
 template <class T> DEVICE T *pointer(uint64_t address) { return reinterpret_cast<T *>(address); }
 DEVICE uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-DEVICE int lane_id() { return static_cast<int>(threadIdx.x & 31); }
+// Opaque, so that no comparison with it is kept for the kernel's whole life: predicates are few, and spill.
+DEVICE int lane_id() {
+    int lane = static_cast<int>(threadIdx.x & 31);
+    asm volatile("" : "+r"(lane));
+    return lane;
+}
 DEVICE int warp_id() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x >> 5), 0); }
 
 // ---- mbarriers ----
@@ -57,6 +62,11 @@ DEVICE void bulk_copy(uint32_t to, uint64_t from, uint32_t bytes, uint32_t barri
 DEVICE Quad shared_quad(uint32_t at) {
     Quad v;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+    return v;
+}
+DEVICE uint32_t shared_word(uint32_t at) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
     return v;
 }
 DEVICE uint32_t shared_half(uint32_t at) {

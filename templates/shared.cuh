@@ -19,6 +19,7 @@ enum {
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
     POOL_ITEMS = 32, // templates of a pool
+    SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,
     ROLE_COMPUTE = 1,
@@ -34,6 +35,7 @@ struct Instruction {
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, page_lo, page_hi, chunks;
     uint32_t signal, signal_count;
+    EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows; // of the round
     uint32_t skip;   // do nothing but signal
     uint32_t tap;    // 1 + drafter's tap, or 0
@@ -54,11 +56,13 @@ struct Item {
 };
 
 struct Shared {
+    EngineTables tables; // here, since everybody needs its offsets all the time
     uint64_t full[MAX_PAGES], empty[MAX_PAGES];
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
     uint64_t group;
     Slot slots[SLOTS];
+    Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
@@ -117,9 +121,10 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
         give_up(w, kind, group, want, have, true);
 }
 
+// By a whole warp: the vote tells the compiler that the loop is uniform.
 DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity, uint32_t kind) {
     const uint32_t at = shared_address(&barrier);
-    while (!barrier_try(at, parity))
+    while (!__all_sync(~0u, barrier_try(at, parity)))
         if (tick_now(w) >= DYING) give_up(w, kind, 0, 0, 0, false);
 }
 
@@ -167,23 +172,21 @@ DEVICE void trace_end(const EngineParams &p, uint32_t number) {
     if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
 }
 
-// The signals of a task, by one warp, after all of the task's writes are ordered before this call.
-DEVICE void signal_all(const EngineParams &p, const Instruction &at, uint32_t extra_rows) {
-    const EngineTables *t = pointer<EngineTables>(p.tables);
-    const EngineSignal *signals = pointer<EngineSignal>(p.tables + t->signal_at) + at.signal;
+// The signals of a task, by one warp, after all of the task's writes are ordered before this call. `rows`: of the key.
+DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction &at, uint32_t rows_of_key) {
+    uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
     for (uint32_t i = lane_id(); i < at.signal_count; i += 32) {
-        EngineSignal s = signals[i];
-        uint32_t group = s.group & GROUP_MASK, rows = s.group & GROUP_TOKEN ? extra_rows : 1;
-        if (s.group & GROUP_KEY) group += at.key;
+        const EngineSignal signal = i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
+        const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
+        uint32_t group = signal.group & GROUP_MASK;
+        if (signal.group & GROUP_KEY) group += at.key;
         for (uint32_t row = 0; rows >> row; row++) {
             if (!(rows >> row & 1)) continue;
-            if (s.group & GROUP_ALL_RANKS)
-                for (int rank = 0; rank < ENGINE_RANKS; rank++) {
-                    if (p.peers[rank])
-                        add_release_system(pointer<uint32_t>(p.peers[rank] + t->counter_at) + group + row, s.amount);
-                }
-            else
-                add_release(pointer<uint32_t>(p.slab + t->counter_at) + group + row, s.amount);
+            if (signal.group & GROUP_ALL_RANKS) {
+                for (int rank = 0; rank < ENGINE_RANKS; rank++)
+                    if (p.peers[rank]) add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) + group + row, signal.amount);
+            } else
+                add_release(counters + group + row, signal.amount);
         }
     }
 }

@@ -3,30 +3,26 @@
 #define TILEGEN_WEIGHTS_CUH
 #include "ptx.cuh"
 
-// `x`: the lane's inputs of the block: row g = lane / 4, inputs 32t .. 32t + 31, in pairs. Where WIDE, each is the sum of
-// two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and
-// g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+// By quarters: quarter u of a block is products 2u and 2u + 1. `x`: the lane's inputs 32t + 8u .. 32t + 8u + 7 of row
+// g = lane / 4, in pairs. Where WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added
+// to: rows g and g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+template <bool WIDE> struct Inputs {
+    uint32_t x[4], low[WIDE ? 4 : 1];
+};
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.
-template <bool WIDE>
-static DEVICE void product(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const uint32_t (&x)[16], const uint32_t (&low)[WIDE ? 16 : 1], int i) {
-    mma(d, a0, a1, a2, a3, x[i], x[i + 1]);
-    if constexpr (WIDE) mma(d, a0, a1, a2, a3, low[i], low[i + 1]);
+template <bool WIDE> static DEVICE void product(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const Inputs<WIDE> &in, int i) {
+    mma(d, a0, a1, a2, a3, in.x[i], in.x[i + 1]);
+    if constexpr (WIDE) mma(d, a0, a1, a2, a3, in.low[i], in.low[i + 1]);
 }
 
 struct WeightBf16 {
     enum { BYTES = BF16_BLOCK };
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, const uint32_t (&x)[16], const uint32_t (&low)[WIDE ? 16 : 1]) {
-        float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
-        at += lane_id() * 16;
-#pragma unroll
-        for (int s = 0; s < 8; s += 2) {
-            Quad a = shared_quad(at + s * 512), b = shared_quad(at + s * 512 + 512);
-            product<WIDE>(even, a.x, a.y, a.z, a.w, x, low, 2 * s);
-            product<WIDE>(odd, b.x, b.y, b.z, b.w, x, low, 2 * s + 2);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[i] += even[i] + odd[i];
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+        at += u * 1024 + lane_id() * 16;
+        const Quad a = shared_quad(at), b = shared_quad(at + 512);
+        product<WIDE>(sum, a.x, a.y, a.z, a.w, in, 0);
+        product<WIDE>(sum, b.x, b.y, b.z, b.w, in, 2);
     }
 };
 
@@ -37,18 +33,14 @@ struct WeightFp8 {
         uint32_t v = permute(codes, 0, which);
         return bf16_mul2((v & 0x80008000u) | ((v >> 4) & 0x07F007F0u), 0x7B807B80u); // times 2^120
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, const uint32_t (&x)[16], const uint32_t (&low)[WIDE ? 16 : 1]) {
-        float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0}, top, bottom;
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+        float part[4] = {0, 0, 0, 0}, top, bottom;
         asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
-        at += lane_id() * 16;
-#pragma unroll
-        for (int u = 0; u < 4; u++) {
-            Quad q = shared_quad(at + u * 512);
-            product<WIDE>(even, widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424), x, low, 4 * u);
-            product<WIDE>(odd, widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424), x, low, 4 * u + 2);
-        }
-        sum[0] += (even[0] + odd[0]) * top, sum[1] += (even[1] + odd[1]) * top;
-        sum[2] += (even[2] + odd[2]) * bottom, sum[3] += (even[3] + odd[3]) * bottom;
+        const Quad q = shared_quad(at + u * 512 + lane_id() * 16);
+        product<WIDE>(part, widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424), in, 0);
+        product<WIDE>(part, widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424), in, 2);
+        sum[0] += part[0] * top, sum[1] += part[1] * top;
+        sum[2] += part[2] * bottom, sum[3] += part[3] * bottom;
     }
 };
 
@@ -61,22 +53,14 @@ struct WeightMxfp4 {
         r[2] = bf16_mul2(((q << 6) & 0x01C001C0u) | ((q << 1) & 0x80008000u), scale);
         r[3] = bf16_mul2(((q >> 3) & 0x01C001C0u) | ((q << 2) & 0x80008000u), scale);
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, const uint32_t (&x)[16], const uint32_t (&low)[WIDE ? 16 : 1]) {
-        float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
-        uint32_t lane = lane_id(), scales = shared_half(at + 1024 + lane * 2);
-        Quad q = shared_quad(at + lane * 16), r = shared_quad(at + 512 + lane * 16);
-        const uint32_t scale = (scales & 0xFF) * 0x00800080u, scale8 = (scales >> 8) * 0x00800080u;
-        uint32_t wq[4] = {q.x, q.y, q.z, q.w}, wr[4] = {r.x, r.y, r.z, r.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            uint32_t a[4], b[4];
-            widen(wq[j], scale, a);
-            widen(wr[j], scale8, b);
-            product<WIDE>(even, a[0], b[0], a[1], b[1], x, low, 4 * j);
-            product<WIDE>(odd, a[2], b[2], a[3], b[3], x, low, 4 * j + 2);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[i] += even[i] + odd[i];
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+        const uint32_t lane = lane_id(), scales = shared_half(at + 1024 + lane * 2);
+        const uint32_t q = shared_word(at + lane * 16 + u * 4), q8 = shared_word(at + 512 + lane * 16 + u * 4);
+        uint32_t a[4], b[4];
+        widen(q, (scales & 0xFF) * 0x00800080u, a);
+        widen(q8, (scales >> 8) * 0x00800080u, b);
+        product<WIDE>(sum, a[0], b[0], a[1], b[1], in, 0);
+        product<WIDE>(sum, a[2], b[2], a[3], b[3], in, 2);
     }
 };
 
@@ -91,16 +75,16 @@ struct WeightF32 {
             b = __float_as_uint(__uint_as_float(b) - __uint_as_float(b & 0xFFFF0000u));
         }
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, const uint32_t (&x)[16], const uint32_t (&low)[WIDE ? 16 : 1]) {
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
         float part[3][4] = {};
-        at += lane_id() * 16;
+        at += u * 2048 + lane_id() * 16;
 #pragma unroll
-        for (int s = 0; s < 8; s++) {
-            Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
+        for (int s = 0; s < 2; s++) {
+            const Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
             uint32_t a01[3], a23[3], b01[3], b23[3];
             split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
 #pragma unroll
-            for (int i = 0; i < 3; i++) product<WIDE>(part[i], a01[i], b01[i], a23[i], b23[i], x, low, 2 * s);
+            for (int i = 0; i < 3; i++) product<WIDE>(part[i], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) sum[i] += (part[2][i] + part[1][i]) + part[0][i];

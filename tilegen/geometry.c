@@ -46,9 +46,9 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     if (two) g.strip_outputs = STRIP_ROWS / 2;
     g.blocks = (g.k + BLOCK_K - 1) / BLOCK_K;
     g.block_bytes = pack_block_bytes(g.dtype);
-    g.warps_k = 1;
-    while (g.warps_k < COMPUTE_WARPS && g.warps_k < g.blocks) g.warps_k *= 2;
-    g.warp_blocks = (g.blocks + g.warps_k - 1) / g.warps_k;
+    // A quarter of a block is the least that a warp takes. Few inputs: strips go side by side.
+    g.warps_k = g.blocks * 4 < COMPUTE_WARPS ? g.blocks * 4 : COMPUTE_WARPS;
+    g.warp_units = (g.blocks * 4 + g.warps_k - 1) / g.warps_k;
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
     g.chunks_of_strip = (g.blocks + fit - 1) / fit;

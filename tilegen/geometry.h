@@ -10,7 +10,7 @@ typedef struct Geometry {
     int block_bytes;     //
     int strip_outputs;   // outputs of the op's tile in a strip: 16, or 8 where gate and up share it
     int warps_k;         // compute warps that share a strip's inputs: 1, 2, 4 or 8
-    int warp_blocks;     // blocks of such a warp
+    int warp_units;      // quarters of blocks of such a warp
     int chunk_blocks;    // blocks a chunk, when a strip is cut in several chunks
     int chunks_of_strip; // 1 when a strip fits into a page
     int strips_of_chunk; // 1 when it does not

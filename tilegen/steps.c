@@ -97,7 +97,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->finish = finish;
     s->slot = slot, s->norm_slot = norm;
     s->k = (uint32_t)g.k, s->blocks = (uint32_t)g.blocks;
-    s->warps_k = (uint32_t)g.warps_k, s->warp_blocks = (uint32_t)g.warp_blocks;
+    s->warps_k = (uint32_t)g.warps_k, s->warp_units = (uint32_t)g.warp_units;
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip, s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
     s->strip_outputs = (uint32_t)g.strip_outputs;
     s->block_bytes = (uint32_t)g.block_bytes;
@@ -107,7 +107,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "a block of weights is larger than a page");
-    if (norm != SLOT_COUNT && (uint32_t)g.warp_blocks > k->steps->most_held)
+    if (norm != SLOT_COUNT && (uint32_t)g.warp_units > k->steps->most_held)
         return cannot(k, "more than 6144 inputs after a norm, or 3072 where activations are f32");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
@@ -302,7 +302,7 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
     Making k = {ctx, c, ARENA_NEW(ctx->arena, KernelSteps)};
     KernelSteps *steps = k.steps;
     const Prog *prog = c->prog;
-    steps->most_held = c->sched->activations == DTYPE_F32 ? MOST_HELD_BLOCKS / 2 : MOST_HELD_BLOCKS;
+    steps->most_held = c->sched->activations == DTYPE_F32 ? MOST_HELD_UNITS / 2 : MOST_HELD_UNITS;
     if (!model_fits(&k)) return NULL;
     place_all(&k);
     steps->first = ARENA_ARRAY(ctx->arena, int, prog->body_count);

@@ -96,6 +96,10 @@ static bool add_item(Tables *t, int b, const Pool *pool, int item) {
         }
         e->wait = before->wait;
         t->waits.count -= e->wait_count;
+        if (before->signal_count == e->signal_count && (e->signal_count == 0 || memcmp(t->signals.at + before->signal, t->signals.at + e->signal, e->signal_count * sizeof(EngineSignal)) == 0)) {
+            e->signal = before->signal;
+            t->signals.count -= e->signal_count;
+        }
     }
     e->pool = (uint16_t)tiles;
     if (plan_geometry(t->c->plan, t->c->prog->bodies[b].steps[task->step].op, kernel_body_kind(t->c->model, t->c->prog, b), &g))

@@ -283,7 +283,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     const int window = step.window;
     const int from = window && start - window + 1 > 0 ? start - window + 1 : 0;
     { // tiles are at most 16 heads, so each warp has one pair at most
-        const int pair = c.warp % head_lanes, h0 = at.lo + 2 * pair;
+        const int pair = c.warp % head_lanes;
         const bool both = 2 * pair + 1 < heads, active = pair < pairs;
         Running<Dims> r;
 #pragma unroll

@@ -53,9 +53,9 @@ template <class Model> struct Dispatch {
         f.step[0] = __ldg(step + lane_id());
         if (lane_id() + 32 < STEP_WORDS) f.step[1] = __ldg(step + 32 + lane_id());
         const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
-        const uint32_t signals = f.field(6) >> 16;
+        const uint32_t signal = f.field(5), signals = f.field(6) >> 16;
         if (lane_id() < SLOT_SIGNALS && lane_id() < signals) {
-            const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + f.field(5) + lane_id());
+            const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + signal + lane_id());
             f.signal = {w.x, w.y};
         }
         f.holds = lane_id() >= count;
@@ -168,12 +168,12 @@ template <class Model> struct Dispatch {
                 first_group = item.group;
                 last = step;
             }
-            const uint32_t signals = item.field(6) >> 16;
-            if (item.field(5) != last_signal && lane_id() < SLOT_SIGNALS && lane_id() < signals) {
-                const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + item.field(5) + lane_id());
+            const uint32_t signal = item.field(5), signals = item.field(6) >> 16;
+            if (signal != last_signal && lane_id() < SLOT_SIGNALS && lane_id() < signals) {
+                const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + signal + lane_id());
                 item.signal = {w.x, w.y};
             }
-            last_signal = item.field(5);
+            last_signal = signal;
             item.holds = lane_id() >= count;
             item.group = first_group + (item.by_key ? key : 0);
             post(item, key, expert, chosen_by, page, page_lo, page_hi);

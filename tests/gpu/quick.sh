@@ -3,7 +3,8 @@
 export BUILD=build ROOT=. OUT=${OUT:-/tmp}
 case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) in *H200*) sku=h200 ;; *) sku=h100-sxm ;; esac
 B=build/demo-$sku.bundle W="--weights models/demo"
-build/tilerun bench $B $W --rounds 400 2>&1 | head -20
+
+timeout 10 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 20 2>&1 | head -12
 timeout 60 build/tests/test_gpu 2>&1 | tail -${LINES_OF_TEST:-30}
 for i in 1 2 3; do
     for b in $B build/few/demo-$sku.bundle; do

@@ -50,6 +50,7 @@ enum {
     F32_BLOCK = 8192,
     ENGINE_RANKS = 8,
     ENGINE_STOPS = 16,
+    COUNTER_STRIDE = 32, // words from counter group to counter group: a line each, or they would be in each other's way
     ENGINE_GATES = 8, // rounds that a slow worker may be behind before their state is overwritten
     ENGINE_THREADS = 512,       // load group 4 warps, compute 8, control 4
     ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
@@ -99,7 +100,7 @@ typedef struct EngineTables {
     uint32_t workers, instances, bodies, groups, layers; // layers: EngineLayers that instances point to
     uint32_t instance_at, queue_at, entry_at, wait_at, signal_at, pool_at, credit_at, prefix_at, total_at;
     uint32_t entry_count, wait_count, signal_count, pool_count;
-    uint32_t counter_at; // in the slab: uint32 a group
+    uint32_t counter_at; // in the slab: a uint32 every COUNTER_STRIDE words
     uint32_t logits_at;  // in the slab: float [ranks][rows][vocab / ranks]
     uint64_t slab_bytes; // buffers and counters of a rank; zero at first
 } EngineTables;

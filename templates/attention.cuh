@@ -329,31 +329,30 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 if (head >= at.hi) continue;
                 const float *first_lane = slice + (p2 * 16 + query) * ROOM;
                 const int step_lane = head_lanes * 16 * ROOM;
-                float top = NO_SCORE, sum = 0, weight[COMPUTE_WARPS];
+                constexpr int EACH = (PASS + 15) / 16; // dims of a thread: d, d + 16, ...
+                const int d0 = thread % 16;
+                float top = NO_SCORE, sum = 0, out[EACH] = {};
+#pragma unroll 1
+                for (int lane = 0; lane < key_lanes; lane++) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
+#pragma unroll 1
+                for (int lane = 0; lane < key_lanes; lane++) {
+                    const float *theirs = first_lane + lane * step_lane;
+                    const float weight = theirs[PASS] == NO_SCORE ? 0 : exp2_fast(theirs[PASS] - top);
+                    sum += theirs[PASS + 1] * weight;
 #pragma unroll
-                for (int lane = 0; lane < COMPUTE_WARPS; lane++)
-                    if (lane < key_lanes) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
-#pragma unroll
-                for (int lane = 0; lane < COMPUTE_WARPS; lane++) {
-                    weight[lane] = 0;
-                    if (lane >= key_lanes) continue;
-                    const float theirs = first_lane[lane * step_lane + PASS];
-                    weight[lane] = theirs == NO_SCORE ? 0 : exp2_fast(theirs - top);
-                    sum += first_lane[lane * step_lane + PASS + 1] * weight[lane];
+                    for (int i = 0; i < EACH; i++) out[i] += theirs[d0 + 16 * i < PASS ? d0 + 16 * i : 0] * weight;
                 }
                 float factor = 1;
                 const float part_top = top, part_sum = sum;
                 if (split == 1) factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-#pragma unroll 1
-                for (int d = thread % 16; d < PASS; d += 16) {
-                    float out = 0;
 #pragma unroll
-                    for (int lane = 0; lane < COMPUTE_WARPS; lane++)
-                        if (lane < key_lanes) out += first_lane[lane * step_lane + d] * weight[lane];
+                for (int i = 0; i < EACH; i++) {
+                    const int d = d0 + 16 * i;
+                    if (d >= PASS) continue;
                     if (split > 1)
-                        part_at<Dims>(c.p->slab + step.out, split, head, at.part, row)[2 + pass + d] = out;
+                        part_at<Dims>(c.p->slab + step.out, split, head, at.part, row)[2 + pass + d] = out[i];
                     else if (row < at.rows)
-                        Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row), head * Dims::V + pass + d, out * factor);
+                        Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row), head * Dims::V + pass + d, out[i] * factor);
                 }
                 if (split > 1 && pass == 0 && thread % 16 == 0) {
                     float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, row);

@@ -211,11 +211,12 @@ template <class Model> struct Control {
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             uint32_t since = 0;
-            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++) {
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
-                if ((n & 1023) == 0 && blockIdx.x == 0) host_aborts();
+            for (uint32_t n = 1; !holds && (int)(load_relaxed(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
+                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+                if ((n & 1023) == 0 && worker_id() == 0) host_aborts();
             }
         }
+        fence_acquire();
         __syncwarp();
         if (step.op == RUN_ACCEPT_ROUND)
             accept(at);
@@ -226,9 +227,12 @@ template <class Model> struct Control {
     }
 
     DEVICE void run() {
+        uint32_t entries = 0;
+        for (uint32_t body = 0; body < t->bodies; body++) entries += s->queues[body * ROLES + ROLE_CONTROL].count;
+        if (entries == 0 && worker_id() != 0) return; // nothing to do here, ever
         for (round = 0;; round++) {
             who.round(round);
-            if (blockIdx.x == 0 && serving->idle && !take_request()) {
+            if (worker_id() == 0 && serving->idle && !take_request()) {
                 if (lane_id() == 0) open_gate(round, GATE_EXIT);
                 return;
             }

@@ -111,18 +111,20 @@ template <class Model> struct Dispatch {
             uint32_t group, want, n = 1;
             uint32_t since = 0;
             bool holds;
-            for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds); !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
+            for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds); !holds && (int)(load_relaxed(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
         __syncwarp();
     }
     // One look at the counters.
     DEVICE bool look(Fetch &f) {
-        if (!f.holds) f.holds = (int)(load_acquire(counters + f.group) - f.want) >= 0;
+        if (!f.holds) f.holds = (int)(load_relaxed(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
         return __all_sync(~0u, f.holds);
     }
     DEVICE void ready(const Fetch &f, int key) {
         wait_more(f, key);
+        fence_acquire();
+        __syncwarp();
         if (lane_id() == 0) {
             if (p->trace) pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
             barrier_arrive(shared_address(&s->ready[number % SLOTS]));
@@ -137,7 +139,7 @@ template <class Model> struct Dispatch {
             if (next && stage == 0) fetch_entry(*next), stage = 1;
             else if (next && stage == 1) fetch_rest(*next, -1), stage = 2;
             if (look(f)) break;
-            if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group));
+            if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
             else if ((n & 255) == 0 && tick_now(who) >= DYING) give_up(who, WAITER_RING, 0, 0, 0, false);
         }
         ready(f, key);
@@ -192,6 +194,12 @@ template <class Model> struct Dispatch {
             fetch_entry(now);
             fetch_rest(now, -1);
             gate = gate_wait(who, round);
+            // The loader has read the gate before last: pages of that round were used.
+            if (lane_id() == 0) {
+                s->gates[round % 2] = gate;
+                shared_release(shared_address(&s->gates_open), round + 1);
+            }
+            __syncwarp();
             if (gate.flags & GATE_EXIT) break;
             while (now.instance >= 0) {
                 advance(next);
@@ -200,7 +208,7 @@ template <class Model> struct Dispatch {
                     uint32_t since = 0;
                     who.at(now.instance, now.field(7) >> 16, 0, 0);
                     for (uint32_t n = 1; !look(now); n++)
-                        if ((n & 255) == 0 && !now.holds) watch(who, since, WAITER_COUNTER, now.group, now.want, load_relaxed(counters + now.group));
+                        if ((n & 255) == 0 && !now.holds) watch(who, since, WAITER_COUNTER, now.group, now.want, load_relaxed(counters + now.group * COUNTER_STRIDE));
                     if (!gate.skips(s->instances[now.instance])) pool(now);
                     fetch_entry(next);
                     fetch_rest(next, -1);

@@ -80,7 +80,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         }
         for (int i = 0; i < STRIP_SLOTS; i++) barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS), barrier_init(shared_address(&s.strip_free[i]), 1);
         barrier_init(shared_address(&s.group), COMPUTE_WARPS);
-        s.items_in = s.items_out = 0;
+        s.items_in = s.items_out = s.gates_open = 0;
         s.tick = 1;
         serving.number = serving.entry = 0;
         serving.idle = 1;

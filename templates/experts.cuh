@@ -124,11 +124,11 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     for (uint32_t i = 0; i < pool.credits; i++) {
         const uint32_t group = credits[i].group & GROUP_MASK, amount = credits[i].amount;
         if (credits[i].group & GROUP_KEY) {
-            for (uint32_t key = active + lane_id(); key < pool.keys; key += 32) add_release(counters + group + key, amount);
+            for (uint32_t key = active + lane_id(); key < pool.keys; key += 32) add_release(counters + (group + key) * COUNTER_STRIDE, amount);
         } else if (credits[i].group & GROUP_TOKEN) {
-            for (uint32_t row = rows + lane_id(); row < ENGINE_ROWS; row += 32) add_release(counters + group + row, amount * pool.top);
+            for (uint32_t row = rows + lane_id(); row < ENGINE_ROWS; row += 32) add_release(counters + (group + row) * COUNTER_STRIDE, amount * pool.top);
         } else if (lane_id() == 0 && pool.keys > (uint32_t)active)
-            add_release(counters + group, amount * (pool.keys - active));
+            add_release(counters + group * COUNTER_STRIDE, amount * (pool.keys - active));
     }
 }
 

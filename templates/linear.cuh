@@ -121,29 +121,49 @@ static DEVICE Quad norm_piece(uint64_t norm, uint32_t unit, uint32_t k) {
     return at < k ? global_quad(pointer<const char>(norm) + at * 2) : Quad{0, 0, 0, 0};
 }
 
-// Where a warp is in a task's weights: chunk, block in it, and which of the strip's quarters come from there.
+// Where a warp is in a task's weights: chunk and block in it. Divides once, before the inputs are there.
 struct Cursor {
-    uint32_t chunk, block, room, offset;
-    DEVICE void begin(const EngineStep &step, uint32_t strip, uint32_t first_block) {
-        const bool cut = step.chunks_of_strip > 1;
-        if (cut) { // a strip in several chunks
-            chunk = first_block / step.chunk_blocks;
-            block = first_block - chunk * step.chunk_blocks;
-            chunk += strip * step.chunks_of_strip;
+    uint32_t chunk, block, room, offset; // offset: of the strip in its chunk
+    uint32_t first_chunk, first_block;   // of the warp's share of a strip
+    uint32_t place;                      // of the strip in its chunk
+    DEVICE void begin(const EngineStep &step, uint32_t strip, uint32_t first) {
+        if (step.chunks_of_strip > 1) { // a strip in several chunks
+            first_chunk = first / step.chunk_blocks;
+            first_block = first - first_chunk * step.chunk_blocks;
             room = step.chunk_blocks, offset = 0;
+            chunk = first_chunk + strip * step.chunks_of_strip;
         } else { // several strips in a chunk
-            chunk = step.strips_of_chunk == 1 ? strip : strip / step.strips_of_chunk;
-            offset = (strip - chunk * step.strips_of_chunk) * step.strip_bytes;
-            block = first_block, room = step.blocks;
+            first_chunk = 0, first_block = first, room = step.blocks;
+            chunk = strip / step.strips_of_chunk;
+            place = strip - chunk * step.strips_of_chunk;
+            offset = place * step.strip_bytes;
         }
+        block = first_block, before = chunk;
     }
+    // `lanes` strips on, from strip - lanes.
+    DEVICE void advance(const EngineStep &step, uint32_t strip, uint32_t lanes) {
+        block = first_block;
+        if (step.chunks_of_strip > 1) {
+            chunk = first_chunk + strip * step.chunks_of_strip;
+            return;
+        }
+        if (step.strips_of_chunk == 1) {
+            chunk = strip;
+            return;
+        }
+        chunk = before; // the last strip's end may have counted on
+        for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+        before = chunk;
+        offset = place * step.strip_bytes;
+    }
+    uint32_t before; // chunk of the strip at hand
 };
 
 template <class Weight, bool WIDE, int HELD>
-static DEVICE void multiply_units(float (&sum)[4], uint32_t address, uint32_t from, uint32_t until, uint32_t first, const Inputs<WIDE> (&x)[HELD]) {
+static DEVICE void multiply_units(float (&sum)[2][4], uint32_t address, uint32_t from, uint32_t until, uint32_t first, const Inputs<WIDE> (&x)[HELD]) {
 #pragma unroll
     for (int i = 0; i < HELD; i++)
-        if (i >= from && i < until) Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES, (first + i) % 4, x[i]);
+        if (i >= opaque(from) && i < opaque(until)) Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES, (first + i) % 4, x[i]);
 }
 
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
@@ -170,12 +190,12 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const uint32_t k = slot.step.k, strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
         Quad weights[HELD];
 #pragma unroll
-        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, normed && i < mine ? k : 0);
+        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, opaque((uint32_t)normed) && i < opaque(mine) ? k : 0);
         if (lane_strip < strips && mine) chunks.seek(c, cursor.chunk); // the weights are ahead
         c.wait_ready();
         Raw<WIDE> raw[HELD];
 #pragma unroll
-        for (int i = 0; i < HELD; i++) raw[i].load(in, slot.step, first + i, held && i < mine);
+        for (int i = 0; i < HELD; i++) raw[i].load(in, slot.step, first + i, opaque((uint32_t)held) && i < opaque(mine));
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             squares += raw[i].squares();
@@ -190,14 +210,14 @@ template <class Model> static DEVICE void linear(Compute &c) {
         if (normed && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, block_bytes = step.block_bytes, op = step.op;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
-            float sum[4] = {0, 0, 0, 0};
-            if (strip != lane_strip) cursor.begin(step, strip, first / 4);
+            float sum[2][4] = {}; // two chains of products
+            if (strip != lane_strip) cursor.advance(step, strip, lanes);
             for (uint32_t base = 0; base < mine; base += HELD) {
                 if (!held) {
 #pragma unroll
                     for (int i = 0; i < HELD; i++) {
                         Raw<WIDE> raw;
-                        raw.load(c.p->slab + step.in, step, first + base + i, base + i < mine);
+                        raw.load(c.p->slab + step.in, step, first + base + i, base + i < opaque(mine));
                         x[i] = raw.operands(false, Quad{0, 0, 0, 0});
                     }
                 }
@@ -217,7 +237,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1, WAITER_RING);
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
-            *to = make_float4(sum[0], sum[1], sum[2], sum[3]);
+            *to = make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             __syncwarp();
             if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
         }

@@ -4,26 +4,15 @@
 #define TILEGEN_LOAD_CUH
 #include "experts.cuh"
 
-struct Gate { // of a round
-    uint32_t flags;
-    int start, rows;
-    uint32_t halt, halt_instance, halt_step;
-    DEVICE bool skips(const EngineInstance &i) const {
-        return (i.segment == 1 && (flags & GATE_SKIP_DRAFT)) || (i.segment == 2 && (flags & GATE_SKIP_CONTEXT));
-    }
-    DEVICE bool halted(uint32_t instance, uint32_t body_step) const {
-        return halt && (instance > halt_instance || (instance == halt_instance && body_step > halt_step));
-    }
-};
-
 // Waits for the round to begin.
 static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate) + round % ENGINE_GATES;
     uint64_t gate;
-    for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
+    for (uint32_t n = 1; (gate = load_relaxed_wide(at)) >> 8 < round + 1ull; n++) {
         if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
+    fence_acquire();
     const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
     return {(uint32_t)(gate & 0xFF), __ldcg(&state->start), __ldcg(&state->rows), __ldcg(&state->halt), __ldcg(&state->halt_instance), __ldcg(&state->halt_step)};
 }
@@ -110,9 +99,10 @@ template <class Model> struct Loader {
             uint32_t group, since = 0;
             bool holds;
             const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group) - want) < 0; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group));
+            for (uint32_t n = 1; !holds && (int)(load_relaxed(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
+        fence_acquire();
         __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
@@ -159,7 +149,11 @@ template <class Model> struct Loader {
         const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
             who.round(round);
-            Gate gate = gate_wait(who, round);
+            while (shared_acquire(shared_address(&s->gates_open)) <= round) { // dispatch alone asks for the gate
+                if (tick_now(who) >= DYING) give_up(who, WAITER_GATE, 0, round + 1, 0, false);
+                __nanosleep(40);
+            }
+            const Gate gate = s->gates[round % 2];
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++) {
                 const EngineInstance in = s->instances[instance];

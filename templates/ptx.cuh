@@ -13,12 +13,13 @@ struct Float2 {
 
 template <class T> DEVICE T *pointer(uint64_t address) { return reinterpret_cast<T *>(address); }
 DEVICE uint32_t shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-// Opaque, so that no comparison with it is kept for the kernel's whole life: predicates are few, and spill.
-DEVICE int lane_id() {
-    int lane = static_cast<int>(threadIdx.x & 31);
-    asm volatile("" : "+r"(lane));
-    return lane;
+// The same number, opaque: no comparison with it is kept for later. Predicates are few, and spill.
+template <class T> DEVICE T opaque(T v) {
+    asm volatile("" : "+r"(v));
+    return v;
 }
+DEVICE int lane_id() { return opaque(static_cast<int>(threadIdx.x & 31)); }
+DEVICE int worker_id() { return opaque(static_cast<int>(blockIdx.x)); }
 DEVICE int warp_id() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x >> 5), 0); }
 
 // ---- mbarriers ----
@@ -106,6 +107,12 @@ DEVICE uint32_t load_relaxed(const uint32_t *at) {
 DEVICE uint32_t load_acquire_system(const uint32_t *at) {
     uint32_t v;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE void fence_acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); } // after relaxed loads
+DEVICE uint64_t load_relaxed_wide(const uint64_t *at) {
+    uint64_t v;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
     return v;
 }
 DEVICE uint64_t load_acquire_wide(const uint64_t *at) {

@@ -48,6 +48,18 @@ struct Slot {
     Instruction at;
 };
 
+struct Gate { // of a round
+    uint32_t flags;
+    int start, rows;
+    uint32_t halt, halt_instance, halt_step;
+    DEVICE bool skips(const EngineInstance &i) const {
+        return opaque(flags) & (i.segment == 1 ? GATE_SKIP_DRAFT : i.segment == 2 ? GATE_SKIP_CONTEXT : 0);
+    }
+    DEVICE bool halted(uint32_t instance, uint32_t body_step) const {
+        return opaque(halt) && (instance > halt_instance || (instance == halt_instance && body_step > halt_step));
+    }
+};
+
 // A pool's item on its way from the loader to dispatch.
 struct Item {
     EngineEntry entry;
@@ -65,6 +77,8 @@ struct Shared {
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
+    Gate gates[2]; // of rounds by their parity, from dispatch to the loader
+    uint32_t gates_open; // how many rounds dispatch has seen begin
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
     Item items[ITEM_ROOM];
     EngineEntry templates[POOL_ITEMS]; // the loader's, of the pool at hand
@@ -184,9 +198,9 @@ DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction
             if (!(rows >> row & 1)) continue;
             if (signal.group & GROUP_ALL_RANKS) {
                 for (int rank = 0; rank < ENGINE_RANKS; rank++)
-                    if (p.peers[rank]) add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) + group + row, signal.amount);
+                    if (p.peers[rank]) add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) + (group + row) * COUNTER_STRIDE, signal.amount);
             } else
-                add_release(counters + group + row, signal.amount);
+                add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
         }
     }
 }

@@ -11,18 +11,19 @@ template <bool WIDE> struct Inputs {
 };
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.
-template <bool WIDE> static DEVICE void product(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const Inputs<WIDE> &in, int i) {
+template <bool WIDE>
+static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const Inputs<WIDE> &in, int i) {
     mma(d, a0, a1, a2, a3, in.x[i], in.x[i + 1]);
-    if constexpr (WIDE) mma(d, a0, a1, a2, a3, in.low[i], in.low[i + 1]);
+    if constexpr (WIDE) mma(rest, a0, a1, a2, a3, in.low[i], in.low[i + 1]);
 }
 
 struct WeightBf16 {
     enum { BYTES = BF16_BLOCK };
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
         at += u * 1024 + lane_id() * 16;
         const Quad a = shared_quad(at), b = shared_quad(at + 512);
-        product<WIDE>(sum, a.x, a.y, a.z, a.w, in, 0);
-        product<WIDE>(sum, b.x, b.y, b.z, b.w, in, 2);
+        product<WIDE>(sum[0], sum[1], a.x, a.y, a.z, a.w, in, 0);
+        product<WIDE>(sum[1], sum[0], b.x, b.y, b.z, b.w, in, 2);
     }
 };
 
@@ -33,14 +34,17 @@ struct WeightFp8 {
         uint32_t v = permute(codes, 0, which);
         return bf16_mul2((v & 0x80008000u) | ((v >> 4) & 0x07F007F0u), 0x7B807B80u); // times 2^120
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
-        float part[4] = {0, 0, 0, 0}, top, bottom;
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
+        float part[2][4] = {}, top, bottom;
         asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
         const Quad q = shared_quad(at + u * 512 + lane_id() * 16);
-        product<WIDE>(part, widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424), in, 0);
-        product<WIDE>(part, widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424), in, 2);
-        sum[0] += part[0] * top, sum[1] += part[1] * top;
-        sum[2] += part[2] * bottom, sum[3] += part[3] * bottom;
+        product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424), in, 0);
+        product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424), in, 2);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            sum[i][0] += part[i][0] * top, sum[i][1] += part[i][1] * top;
+            sum[i][2] += part[i][2] * bottom, sum[i][3] += part[i][3] * bottom;
+        }
     }
 };
 
@@ -53,14 +57,14 @@ struct WeightMxfp4 {
         r[2] = bf16_mul2(((q << 6) & 0x01C001C0u) | ((q << 1) & 0x80008000u), scale);
         r[3] = bf16_mul2(((q >> 3) & 0x01C001C0u) | ((q << 2) & 0x80008000u), scale);
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
         const uint32_t lane = lane_id(), scales = shared_half(at + 1024 + lane * 2);
         const uint32_t q = shared_word(at + lane * 16 + u * 4), q8 = shared_word(at + 512 + lane * 16 + u * 4);
         uint32_t a[4], b[4];
         widen(q, (scales & 0xFF) * 0x00800080u, a);
         widen(q8, (scales >> 8) * 0x00800080u, b);
-        product<WIDE>(sum, a[0], b[0], a[1], b[1], in, 0);
-        product<WIDE>(sum, a[2], b[2], a[3], b[3], in, 2);
+        product<WIDE>(sum[0], sum[1], a[0], b[0], a[1], b[1], in, 0);
+        product<WIDE>(sum[1], sum[0], a[2], b[2], a[3], b[3], in, 2);
     }
 };
 
@@ -75,7 +79,7 @@ struct WeightF32 {
             b = __float_as_uint(__uint_as_float(b) - __uint_as_float(b & 0xFFFF0000u));
         }
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
         float part[3][4] = {};
         at += u * 2048 + lane_id() * 16;
 #pragma unroll
@@ -84,10 +88,10 @@ struct WeightF32 {
             uint32_t a01[3], a23[3], b01[3], b23[3];
             split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
 #pragma unroll
-            for (int i = 0; i < 3; i++) product<WIDE>(part[i], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
+            for (int i = 0; i < 3; i++) product<WIDE>(part[i], part[i], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum[i] += (part[2][i] + part[1][i]) + part[0][i];
+        for (int i = 0; i < 4; i++) sum[0][i] += (part[2][i] + part[1][i]) + part[0][i];
     }
 };
 #endif

@@ -63,7 +63,7 @@ static void place_all(Making *k) {
     }
     for (int i = 0; i < prog->counter_count; i++) groups += (uint32_t)prog->counters[i].groups;
     steps->counter_at = at;
-    steps->slab_bytes = at + (groups * 4 + 255) / 256 * 256;
+    steps->slab_bytes = at + (groups * COUNTER_STRIDE * 4 + 255) / 256 * 256;
     steps->logits_at = kernel_place(steps, prog, "logits").offset;
 }
 

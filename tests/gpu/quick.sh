@@ -6,7 +6,8 @@ B=build/demo-$sku.bundle W="--weights models/demo"
 
 timeout 10 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 20 2>&1 | head -12
 timeout 60 build/tests/test_gpu 2>&1 | tail -${LINES_OF_TEST:-30}
-for i in 1 2 3; do
+(sleep 1.5; nvidia-smi --query-gpu=clocks.sm,clocks.mem,power.draw --format=csv,noheader) &
+for i in 1 2; do
     for b in $B build/few/demo-$sku.bundle; do
         build/tilerun bench $b $W --rounds 400 2>&1 | tail -1
         build/tilerun bench $b $W --rounds 400 --no-draft 2>&1 | tail -1

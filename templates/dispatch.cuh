@@ -71,7 +71,7 @@ template <class Model> struct Dispatch {
     // Writes the slot and posts it.
     DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo, uint32_t page_hi) {
         const uint32_t place = number % SLOTS;
-        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1, WAITER_RING);
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
         uint32_t *step = reinterpret_cast<uint32_t *>(&slot.step);
         step[lane_id()] = f.step[0];
@@ -220,7 +220,7 @@ template <class Model> struct Dispatch {
             }
         }
         const uint32_t place = number % SLOTS;
-        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1, WAITER_RING);
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;

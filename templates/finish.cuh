@@ -122,7 +122,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
     float factor[2] = {1, 1};
     bool known = !normed;
-    barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1, WAITER_RING);
+    barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1);
     for (uint32_t strip = f.index; strip < strips; strip += FINISHERS) {
         const uint32_t q = f.strips + strip, place = q % STRIP_SLOTS;
         const int n = e.n + (int)(strip * strip_outputs);
@@ -132,7 +132,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             old[0] = Act::load_input(x, n), old[1] = Act::load_input(x + e.row, n);
             old[2] = Act::load_input(x, n + 8), old[3] = Act::load_input(x + e.row, n + 8);
         }
-        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1, WAITER_RING);
+        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float2 share = make_float2(0, 0);
         if (!known && g < (int)warps_k) share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
 #pragma unroll
@@ -165,7 +165,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
 template <class Model> static DEVICE void finish_role(Finisher &f) {
     for (;; f.number++) {
         const uint32_t place = f.number % SLOTS;
-        barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1, WAITER_RING);
+        barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1);
         const Slot &slot = f.s->slots[place];
         if (slot.step.op == RUN_LEAVE) return;
         bool linear = slot.step.op <= RUN_LINEAR_F32;
@@ -174,7 +174,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
             if (linear && !slot.at.skip)
                 finish_linear<Model>(f, slot);
             else
-                barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1, WAITER_RING);
+                barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1);
             if (linear || slot.step.op != RUN_ROUTE_ROWS) {
                 __syncwarp();
                 uint32_t before = 0;

@@ -21,12 +21,12 @@ struct Compute {
     DEVICE Slot &slot() const { return s->slots[number % SLOTS]; }
     // The next instruction is written down, though it may not start yet.
     DEVICE void wait_posted() {
-        barrier_wait(who, s->posted[number % SLOTS], number / SLOTS & 1, WAITER_RING);
+        barrier_wait(who, s->posted[number % SLOTS], number / SLOTS & 1);
         const Instruction &at = slot().at;
         who.at(at.instance, at.body_step, at.lo, at.hi);
     }
     DEVICE void wait_ready() {
-        barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1, WAITER_RING);
+        barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1);
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
@@ -37,7 +37,7 @@ struct Compute {
     // Every partial sum has been read: `partial` may be used for other things.
     DEVICE void drain() {
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
-            barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1, WAITER_RING);
+            barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
     }
 };
 
@@ -47,7 +47,7 @@ struct Chunks {
     bool held;                             // its page has been waited for
     DEVICE void wait(Compute &c) {
         if (held) return;
-        barrier_wait(c.who, c.s->full[page], c.phases >> page & 1, WAITER_PAGE);
+        barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
         held = true;
     }
     DEVICE void release(Compute &c) {
@@ -235,7 +235,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 }
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
-            barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1, WAITER_RING);
+            barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
             *to = make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             __syncwarp();

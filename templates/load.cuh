@@ -64,7 +64,7 @@ template <class Model> struct Loader {
             uint64_t at;
             uint32_t bytes;
             from.copy(chunk, at, bytes);
-            barrier_wait(who, s->empty[page], phases >> page & 1, WAITER_PAGE);
+            barrier_wait(who, s->empty[page], phases >> page & 1);
             phases ^= 1u << page;
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);

@@ -135,11 +135,12 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
         give_up(w, kind, group, want, have, true);
 }
 
-// By a whole warp: the vote tells the compiler that the loop is uniform.
-DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity, uint32_t kind) {
+// By a whole warp: the vote tells the compiler that the loop is uniform. These waits are everywhere and on the way of
+// everything, so they leave no record: the reporter says of a warp without one that it waited inside its block.
+DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
-        if (tick_now(w) >= DYING) give_up(w, kind, 0, 0, 0, false);
+        if (tick_now(w) >= DYING) asm volatile("exit;");
 }
 
 // One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block to
@@ -157,12 +158,12 @@ DEVICE void report_role(const Waiter &w) {
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
         volatile EngineReport *to = pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
         const volatile EngineReport *from = &w.s->waiters[warp];
-        if (from->kind == 0) continue;
+        const uint32_t kind = from->kind ? from->kind : WAITER_RING;
         to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
         to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi, to->round = from->round;
         to->group = from->group, to->want = from->want, to->have = from->have, to->timed_out = from->timed_out;
         __threadfence_system();
-        to->kind = from->kind;
+        to->kind = kind;
     }
     __threadfence_system();
 }
@@ -173,7 +174,7 @@ struct Group {
     DEVICE void sync(const Waiter &w, Shared &s) {
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&s.group));
-        barrier_wait(w, s.group, parity, WAITER_GROUP);
+        barrier_wait(w, s.group, parity);
         parity ^= 1;
     }
 };

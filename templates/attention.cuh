@@ -1,7 +1,7 @@
 // attention: q against the cache and the round's own rows. A task is some query heads of one kv head and one part of a
-// split. A warp takes 16 queries, two heads by eight rows, and chunks of 64 positions cut at multiples of 64: chunk n
-// belongs to part n mod split, and there to key lane (n / split) mod lanes. Whatever the rows of the round are, a row's
-// arithmetic is the same: chunks that it does not see change nothing.
+// split. A warp takes 16 queries, two heads by eight rows, and pieces of 16 positions: chunk n of 64 positions belongs to
+// part n mod split, and its pieces go round the warps that share the queries. Whatever the rows of the round are, a row's
+// arithmetic is the same: pieces that it does not see change nothing.
 //
 // Softmax in base 2 with a whole number as the running maximum: every rescaling is exact, and a probability is rounded
 // to bf16 (for the product with v) alike, whichever chunk came first.
@@ -146,61 +146,49 @@ template <class Dims> struct Running {
     float top[2], sum[2], out[Dims::V / 8][4];
 };
 
+// Folds 16 positions from `base` on into the running state. Column n of tile j of the scores stands for position
+// 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, which are eight bytes side by side of a dim's values.
 template <class Dims>
-static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, int chunk, const uint32_t (&q)[Dims::KEY / 16][4], Running<Dims> &r) {
-    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3;
-    const int base = chunk * KEY_CHUNK, last = start + rows - 1;
+static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, int base, const uint32_t (&q)[Dims::KEY / 16][4], Running<Dims> &r) {
+    constexpr int UNITS = Dims::KEY / 32;
+    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3, last = start + rows - 1;
     const EngineLayer &layer = slot.layer;
     const uint32_t ring = (uint32_t)base & layer.mask;
     const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
-    const char *values = pointer<const char>(layer.v) + ((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK * 2;
-    float score[8][4];
-    constexpr int UNITS = Dims::KEY / 32, TOGETHER = UNITS <= 2 ? 4 : 2; // tiles whose keys are loaded at once
+    const char *values = pointer<const char>(layer.v) + (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK + ring % KEY_CHUNK) * 2;
+    float score[2][4] = {};
+    Quad k[2][UNITS];
 #pragma unroll
-    for (int j0 = 0; j0 < 8; j0 += TOGETHER) {
-        Quad k[TOGETHER][UNITS];
+    for (int j = 0; j < 2; j++) {
+        const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
+        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
 #pragma unroll
-        for (int i = 0; i < TOGETHER; i++) {
-            // Column n of tile j stands for position 16 (n / 2) + 2j + n mod 2 of the chunk: then lane t holds 16t .. 16t + 15.
-            const int at = 16 * (g >> 1) + 2 * (j0 + i) + (g & 1), position = base + at;
-            const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) k[i][u] = any_quad(key + (32 * u + 8 * t) * 2);
-        }
-#pragma unroll
-        for (int i = 0; i < TOGETHER; i++) {
-            float(&s)[4] = score[j0 + i];
-            s[0] = s[1] = s[2] = s[3] = 0;
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) {
-                mma(s, q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[i][u].x, k[i][u].y);
-                mma(s, q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[i][u].z, k[i][u].w);
-            }
-        }
+        for (int u = 0; u < UNITS; u++) k[j][u] = any_quad(key + (32 * u + 8 * t) * 2);
     }
-    const int patch = start & ~7; // groups of eight positions from here on are in own.value
-    auto value_quad = [&](int n, int half) {
-        const int d = 8 * n + g, position = base + 16 * t + 8 * half;
-        const char *at = values + (d * KEY_CHUNK + 16 * t + 8 * half) * 2;
-        if (position >= patch) at = reinterpret_cast<const char *>(&own.value[d][position < patch + 16 ? position - patch : 0]);
-        Quad v = any_quad(at);
-        if (position > last) v = {0, 0, 0, 0};
-        return v;
-    };
-    constexpr int EARLY = Dims::V <= 64 ? Dims::V / 8 : 1; // values on their way while the softmax is made
-    Quad early[EARLY][2];
+    // Groups of eight positions from start & ~7 on are in own.value; past the round's last there is nothing.
+    const int mine = base + 4 * t, patch = start & ~7, in_patch = mine - patch;
+    const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0]) : values + (g * KEY_CHUNK + 4 * t) * 2;
+    const int stride = in_patch >= 0 ? 8 * 16 * 2 : 8 * KEY_CHUNK * 2;
+    uint2 v[Dims::V / 8];
 #pragma unroll
-    for (int n = 0; n < EARLY; n++) early[n][0] = value_quad(n, 0), early[n][1] = value_quad(n, 1);
+    for (int n = 0; n < Dims::V / 8; n++) v[n] = mine <= last ? any_pair(value + n * stride) : make_uint2(0, 0);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            mma(score[j], q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[j][u].x, k[j][u].y);
+            mma(score[j], q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[j][u].z, k[j][u].w);
+        }
     // Both of a lane's queries are row g of the round, of two heads.
-    const int mine = start + g;
-    const int from = slot.step.window ? mine - (int)slot.step.window + 1 : 0, to = slot.step.causal && mine < last ? mine : last;
+    const int row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0, to = slot.step.causal && row < last ? row : last;
+    uint32_t weight[2][2];
     float top[2] = {NO_SCORE, NO_SCORE};
 #pragma unroll
-    for (int j = 0; j < 8; j++)
+    for (int j = 0; j < 2; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            int position = base + 16 * t + 2 * j + e;
-            bool seen = position >= from && position <= to;
+            const int position = mine + 2 * j + e;
+            const bool seen = position >= from && position <= to;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float &s = score[j][2 * h + e];
@@ -208,16 +196,15 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
                 top[h] = fmaxf(top[h], s);
             }
         }
-    uint32_t weight[8][2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float high = fmaxf(r.top[h], ceilf(quad_max(top[h])));
-        float keep = r.top[h] == NO_SCORE ? 0 : exp2_fast(r.top[h] - high), sum = 0;
+        float high = fmaxf(r.top[h], ceilf(quad_max(top[h]))), sum = 0;
+        const float keep = r.top[h] == NO_SCORE ? 0 : exp2_fast(r.top[h] - high);
+        r.top[h] = high;
         if (high == NO_SCORE) high = 0; // nothing seen yet: every weight below is 0
-        else r.top[h] = high;
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            float a = exp2_fast(score[j][2 * h] - high), b = exp2_fast(score[j][2 * h + 1] - high);
+        for (int j = 0; j < 2; j++) {
+            const float a = exp2_fast(score[j][2 * h] - high), b = exp2_fast(score[j][2 * h + 1] - high);
             sum += a + b;
             weight[j][h] = bf16_pair(a, b);
         }
@@ -226,16 +213,7 @@ static DEVICE void attend_chunk(const Slot &slot, const Own<Dims> &own, int kv, 
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][2 * h] *= keep, r.out[n][2 * h + 1] *= keep;
     }
 #pragma unroll
-    for (int n = 0; n < Dims::V / 8; n++) {
-        const Quad v[2] = {n < EARLY ? early[n < EARLY ? n : 0][0] : value_quad(n, 0), n < EARLY ? early[n < EARLY ? n : 0][1] : value_quad(n, 1)};
-        float sum[4] = {0, 0, 0, 0};
-        mma(sum, weight[0][0], weight[0][1], weight[1][0], weight[1][1], v[0].x, v[0].y);
-        mma(sum, weight[2][0], weight[2][1], weight[3][0], weight[3][1], v[0].z, v[0].w);
-        mma(sum, weight[4][0], weight[4][1], weight[5][0], weight[5][1], v[1].x, v[1].y);
-        mma(sum, weight[6][0], weight[6][1], weight[7][0], weight[7][1], v[1].z, v[1].w);
-#pragma unroll
-        for (int i = 0; i < 4; i++) r.out[n][i] += sum[i];
-    }
+    for (int n = 0; n < Dims::V / 8; n++) mma(r.out[n], weight[0][0], weight[0][1], weight[1][0], weight[1][1], v[n].x, v[n].y);
 }
 
 // Divides by the sum, the sink included: base-2 exponents, `top` whole.
@@ -300,10 +278,11 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                     q[2 * u][h] = piece.x, q[2 * u][h + 2] = piece.y;
                     q[2 * u + 1][h] = piece.z, q[2 * u + 1][h + 2] = piece.w;
                 }
-            for (int chunk = from / KEY_CHUNK; chunk <= last / KEY_CHUNK; chunk++) {
+#pragma unroll 1
+            for (int piece = from / 16; piece <= last / 16; piece++) {
+                const int chunk = piece / 4; // of 64 positions: parts of a split are cut there
                 if (split > 1 && chunk % split != at.part) continue;
-                if (chunk / split % key_lanes != key_lane) continue;
-                attend_chunk<Dims>(slot, own, kv, chunk, q, r);
+                if ((chunk / split * 4 + piece % 4) % key_lanes == key_lane) attend_piece<Dims>(slot, own, kv, piece * 16, q, r);
             }
         }
         // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for a few

@@ -211,12 +211,11 @@ template <class Model> struct Control {
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             uint32_t since = 0;
-            for (uint32_t n = 1; !holds && (int)(load_relaxed(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
+            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
                 if ((n & 1023) == 0 && worker_id() == 0) host_aborts();
             }
         }
-        fence_acquire();
         __syncwarp();
         if (step.op == RUN_ACCEPT_ROUND)
             accept(at);

@@ -8,11 +8,10 @@
 static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate) + round % ENGINE_GATES;
     uint64_t gate;
-    for (uint32_t n = 1; (gate = load_relaxed_wide(at)) >> 8 < round + 1ull; n++) {
+    for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
         if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
-    fence_acquire();
     const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
     return {(uint32_t)(gate & 0xFF), __ldcg(&state->start), __ldcg(&state->rows), __ldcg(&state->halt), __ldcg(&state->halt_instance), __ldcg(&state->halt_step)};
 }
@@ -99,11 +98,10 @@ template <class Model> struct Loader {
             uint32_t group, since = 0;
             bool holds;
             const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            for (uint32_t n = 1; !holds && (int)(load_relaxed(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
-        fence_acquire();
-        __syncwarp();
+            __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
         const uint32_t active = __ldcg(&routes->active), total = items * active;

@@ -92,6 +92,12 @@ DEVICE Quad any_quad(const void *at) { // global or shared
     return v;
 }
 
+DEVICE uint2 any_pair(const void *at) { // eight bytes
+    uint2 v;
+    asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
+    return v;
+}
+
 // ---- Words that other SMs, GPUs or the host write ----
 
 DEVICE uint32_t load_acquire(const uint32_t *at) {
@@ -107,12 +113,6 @@ DEVICE uint32_t load_relaxed(const uint32_t *at) {
 DEVICE uint32_t load_acquire_system(const uint32_t *at) {
     uint32_t v;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
-    return v;
-}
-DEVICE void fence_acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); } // after relaxed loads
-DEVICE uint64_t load_relaxed_wide(const uint64_t *at) {
-    uint64_t v;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
     return v;
 }
 DEVICE uint64_t load_acquire_wide(const uint64_t *at) {

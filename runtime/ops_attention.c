@@ -12,16 +12,18 @@ static int v_row(const Heads *h, int head) {
 
 // What the cache keeps of a number.
 static float cached(const Engine *e, float value) { return e->cache16 ? bf16_to_float(float_to_bf16(value)) : value; }
+// A query, or a weight where it meets the values. With float activations a GPU splits both in two terms.
+static float operand(const Engine *e, float value) { return e->round_activations ? cached(e, value) : value; }
 
 // One row's query of a head, or its own key of a kv head, which are kept alike; norm NULL: none. Then its own value.
-static void rotated(const OpCall *c, const Attention *a, const float *norm, double eps, const float *row,
+static void rotated(const OpCall *c, const Attention *a, bool query, const float *norm, double eps, const float *row,
                     const float *rope, float *out) {
     if (norm)
         vector_rms(row, norm, a->qk_dim, eps, out);
     else
         memcpy(out, row, (size_t)a->qk_dim * sizeof *out);
     vector_rope(out, rope, a->rope.rotary);
-    for (int i = 0; i < a->qk_dim; i++) out[i] = cached(c->e, out[i]);
+    for (int i = 0; i < a->qk_dim; i++) out[i] = query ? operand(c->e, out[i]) : cached(c->e, out[i]);
 }
 static void own_value(const OpCall *c, const Attention *a, const float *v, float *out) {
     for (int i = 0; i < a->v_dim; i++) out[i] = cached(c->e, v[i] * (float)a->value_scale);
@@ -89,7 +91,7 @@ static void fold_keys(const OpCall *c, const Attention *a, const float *q, int f
     for (int j = 0; j < count; j++) {
         float w = weight_of(c->e, scores[j] - max);
         sum += w;
-        vector_add_scaled(out, c->s->values + (size_t)(first + j) * (size_t)a->v_dim, cached(c->e, w), a->v_dim);
+        vector_add_scaled(out, c->s->values + (size_t)(first + j) * (size_t)a->v_dim, operand(c->e, w), a->v_dim);
     }
     join(c->e, a, p, &(Partial){max, sum, out});
 }
@@ -116,7 +118,7 @@ void op_append(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->qkv + (size_t)i * width;
-            rotated(c, a, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
+            rotated(c, a, false, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
             own_value(c, a, row + v_row(h, head), v);
             cache_store(c->e, &c->r->kv[c->layer], a, head, c->r->state.start + i, k, v);
         }
@@ -134,7 +136,7 @@ static void attend(const OpCall *c, LayerAttention kind, int head, int part, Par
     size_t width = (size_t)e->shape.qkv_rows[kind], qk = (size_t)a->qk_dim;
     float *q = c->s->head;
     for (int i = 0; i < c->rows; i++) {
-        rotated(c, a, w->q_norm, e->model->eps, c->r->qkv + (size_t)i * width + q_row(h, head),
+        rotated(c, a, true, w->q_norm, e->model->eps, c->r->qkv + (size_t)i * width + q_row(h, head),
                 c->r->rope[kind] + i * a->rope.rotary, q + (size_t)i * qk);
     }
     for (int chunk = from / CHUNK; chunk * CHUNK <= last; chunk++) {
@@ -144,7 +146,7 @@ static void attend(const OpCall *c, LayerAttention kind, int head, int part, Par
         if (lo < start) cache_load(c, &c->r->kv[c->layer], a, group, lo, hi < start ? hi : start, base);
         for (int p = lo > start ? lo : start; p < hi; p++) {
             const float *row = c->r->qkv + (size_t)(p - start) * width;
-            rotated(c, a, w->k_norm, e->model->eps, row + k_row(h, group),
+            rotated(c, a, false, w->k_norm, e->model->eps, row + k_row(h, group),
                     c->r->rope[kind] + (p - start) * a->rope.rotary, c->s->keys + (size_t)(p - base) * qk);
             own_value(c, a, row + v_row(h, group), c->s->values + (size_t)(p - base) * (size_t)a->v_dim);
         }
@@ -213,7 +215,7 @@ void op_draft_attention(const OpCall *c) {
         for (int i = 0; i < c->rows; i++) {
             partials[i] = (Partial){0, 0, room[i]};
             memset(room[i], 0, v * sizeof(float));
-            rotated(c, a, w->q_norm, drafter->eps, c->r->dqkv + (size_t)i * width + q_row(h, head),
+            rotated(c, a, true, w->q_norm, drafter->eps, c->r->dqkv + (size_t)i * width + q_row(h, head),
                     c->r->rope[2] + i * a->rope.rotary, q + (size_t)i * qk);
         }
         for (int base = from / CHUNK * CHUNK; base < start; base += CHUNK) {
@@ -226,7 +228,7 @@ void op_draft_attention(const OpCall *c) {
         }
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->dqkv + (size_t)i * width;
-            rotated(c, a, w->k_norm, drafter->eps, row + k_row(h, group), c->r->rope[2] + i * a->rope.rotary,
+            rotated(c, a, false, w->k_norm, drafter->eps, row + k_row(h, group), c->r->rope[2] + i * a->rope.rotary,
                     c->s->keys + (size_t)i * qk);
             own_value(c, a, row + v_row(h, group), c->s->values + (size_t)i * v);
         }
@@ -249,7 +251,7 @@ void op_context_append(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->ckv + (size_t)i * (size_t)h.rows;
-            rotated(c, a, norm, drafter->eps, row + k_row(&h, head), c->r->rope[2] + i * a->rope.rotary, k);
+            rotated(c, a, false, norm, drafter->eps, row + k_row(&h, head), c->r->rope[2] + i * a->rope.rotary, k);
             own_value(c, a, row + v_row(&h, head), v);
             cache_store(e, &c->r->dkv[c->layer], a, head, c->r->state.start + i, k, v);
         }

@@ -14,6 +14,7 @@
 // Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
 template <int QK_DIM, int V_DIM, int ROTARY_DIM, bool WIDE_ROWS> struct HeadDims {
     static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
+    static constexpr int TERMS = WIDE_ROWS ? 2 : 1; // bf16 terms of a query and of a probability
     using Act = Activations<WIDE_ROWS>; // of the rows of q, k, v and of the output
     static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
 };
@@ -40,12 +41,12 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
     for (int i = 0; i < 4; i++) v[2 * i] = bf16_low(w[i]), v[2 * i + 1] = bf16_high(w[i]);
 }
 
-// Dims [d, d + 8) of a q or k head after norm and RoPE, as bf16 pairs. `head` points at the head's dim 0 of row `row` of
+// Dims [d, d + 8) of a q or k head after norm and RoPE. `head` points at the head's dim 0 of row `row` of
 // the round; `norm`: weights of the head's norm, or 0; then the lanes of a
 // warp take a head's pieces in order. The rotated dims come in multiples of 16.
 template <class Dims>
-static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d) {
-    float x[8], y[8];
+static DEVICE void head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d, float (&x)[8]) {
+    float y[8];
     constexpr int half = Dims::ROTARY / 2;
     const bool rotates = d < Dims::ROTARY;
     const int other = d < half ? d + half : d - half;
@@ -82,8 +83,20 @@ static DEVICE Quad head_piece(const RopeRows<Dims> &rope, const char *head, uint
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = x[i] * c[i] + sign * (y[i] * s[i]);
     }
-    if (d >= Dims::QK) return {0, 0, 0, 0};
-    return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+    if (d >= Dims::QK) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = 0;
+    }
+}
+
+static DEVICE Quad pack8(const float (&x)[8]) { return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])}; }
+// What bf16 leaves over.
+static DEVICE Quad pack8_rest(const float (&x)[8], const Quad &q) {
+    const uint32_t w[4] = {q.x, q.y, q.z, q.w};
+    float rest[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++) rest[2 * i] = x[2 * i] - bf16_low(w[i]), rest[2 * i + 1] = x[2 * i + 1] - bf16_high(w[i]);
+    return pack8(rest);
 }
 
 // Where q, k and v of a head lie among a row of the fused outputs: chunks of [Q | K | V].
@@ -103,7 +116,7 @@ template <class Dims> struct Own {
     uint16_t key[ENGINE_ROWS][Dims::KEY];
     uint16_t value[Dims::V][16];
     RopeRows<Dims> rope;
-    uint16_t query[1][ENGINE_ROWS][Dims::KEY]; // [heads]
+    uint16_t query[1][Dims::TERMS][ENGINE_ROWS][Dims::KEY]; // [heads]
 };
 
 template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, int kv, int heads, Own<Dims> &own) {
@@ -116,9 +129,12 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
         const int d = n % PIECES * 8, row = n / PIECES % ENGINE_ROWS, head = n / (PIECES * ENGINE_ROWS);
         const bool key = head == heads;
         const int column = key ? k_column<Dims>(step, kv) : q_column<Dims>(step, slot.at.lo + head);
-        Quad q = head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * Dims::Act::BYTES, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d);
+        float x[8];
+        head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * Dims::Act::BYTES, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d, x);
+        Quad q = pack8(x);
         if (key && row >= rows) q = {0, 0, 0, 0};
-        *reinterpret_cast<Quad *>(key ? &own.key[row][d] : &own.query[head][row][d]) = q;
+        *reinterpret_cast<Quad *>(key ? &own.key[row][d] : &own.query[head][0][row][d]) = q;
+        if (Dims::TERMS == 2 && !key) *reinterpret_cast<Quad *>(&own.query[head][Dims::TERMS - 1][row][d]) = pack8_rest(x, q);
     }
     const int shift = start & 7;
 #pragma unroll 1
@@ -146,42 +162,53 @@ template <class Dims> struct Running {
     float top[2], sum[2], out[Dims::V / 8][4];
 };
 
-// Folds 16 positions from `base` on into the running state. Column n of tile j of the scores stands for position
-// 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, which are eight bytes side by side of a dim's values.
-template <class Dims>
-static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, int base, const uint32_t (&q)[Dims::KEY / 16][4], Running<Dims> &r) {
-    constexpr int UNITS = Dims::KEY / 32;
-    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3, last = start + rows - 1;
-    const EngineLayer &layer = slot.layer;
-    const uint32_t ring = (uint32_t)base & layer.mask;
-    const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
-    const char *values = pointer<const char>(layer.v) + (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK + ring % KEY_CHUNK) * 2;
-    float score[2][4] = {};
+// Keys and values of 16 positions from `base` on, on their way to a warp. Column n of tile j of the scores stands for
+// position 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, eight bytes side by side of a dim's values.
+template <class Dims> struct Piece {
+    static constexpr int UNITS = Dims::KEY / 32;
     Quad k[2][UNITS];
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
-        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
-#pragma unroll
-        for (int u = 0; u < UNITS; u++) k[j][u] = any_quad(key + (32 * u + 8 * t) * 2);
-    }
-    // Groups of eight positions from start & ~7 on are in own.value; past the round's last there is nothing.
-    const int mine = base + 4 * t, patch = start & ~7, in_patch = mine - patch;
-    const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0]) : values + (g * KEY_CHUNK + 4 * t) * 2;
-    const int stride = in_patch >= 0 ? 8 * 16 * 2 : 8 * KEY_CHUNK * 2;
     uint2 v[Dims::V / 8];
+    DEVICE void load(const Slot &slot, const Own<Dims> &own, int kv, int base) {
+        const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1;
+        const EngineLayer &layer = slot.layer;
+        const uint32_t ring = (uint32_t)base & layer.mask;
+        const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
+        const char *values = pointer<const char>(layer.v) + (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK + ring % KEY_CHUNK) * 2;
 #pragma unroll
-    for (int n = 0; n < Dims::V / 8; n++) v[n] = mine <= last ? any_pair(value + n * stride) : make_uint2(0, 0);
+        for (int j = 0; j < 2; j++) {
+            const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
+            const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
 #pragma unroll
-    for (int j = 0; j < 2; j++)
-#pragma unroll
-        for (int u = 0; u < UNITS; u++) {
-            mma(score[j], q[2 * u][0], q[2 * u][1], q[2 * u][2], q[2 * u][3], k[j][u].x, k[j][u].y);
-            mma(score[j], q[2 * u + 1][0], q[2 * u + 1][1], q[2 * u + 1][2], q[2 * u + 1][3], k[j][u].z, k[j][u].w);
+            for (int u = 0; u < UNITS; u++) k[j][u] = any_quad(key + (32 * u + 8 * t) * 2);
         }
+        // Groups of eight positions from start & ~7 on are in own.value; past the round's last there is nothing.
+        const int mine = base + 4 * t, in_patch = mine - (start & ~7);
+        const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0]) : values + (g * KEY_CHUNK + 4 * t) * 2;
+        const int stride = in_patch >= 0 ? 8 * 16 * 2 : 8 * KEY_CHUNK * 2;
+#pragma unroll
+        for (int n = 0; n < Dims::V / 8; n++) v[n] = mine <= last ? any_pair(value + n * stride) : make_uint2(0, 0);
+    }
+};
+
+// Folds a piece into the running state.
+template <class Dims>
+static DEVICE void attend_piece(const Slot &slot, const Piece<Dims> &piece, int base, const uint32_t (&q)[Dims::TERMS][Dims::KEY / 16][4], Running<Dims> &r) {
+    constexpr int UNITS = Dims::KEY / 32;
+    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3, last = start + rows - 1, mine = base + 4 * t;
+    float score[2][4] = {};
+#pragma unroll
+    for (int term = Dims::TERMS - 1; term >= 0; term--)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                const Quad &k = piece.k[j][u];
+                mma(score[j], q[term][2 * u][0], q[term][2 * u][1], q[term][2 * u][2], q[term][2 * u][3], k.x, k.y);
+                mma(score[j], q[term][2 * u + 1][0], q[term][2 * u + 1][1], q[term][2 * u + 1][2], q[term][2 * u + 1][3], k.z, k.w);
+            }
     // Both of a lane's queries are row g of the round, of two heads.
     const int row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0, to = slot.step.causal && row < last ? row : last;
-    uint32_t weight[2][2];
+    uint32_t weight[Dims::TERMS][2][2];
     float top[2] = {NO_SCORE, NO_SCORE};
 #pragma unroll
     for (int j = 0; j < 2; j++)
@@ -206,14 +233,18 @@ static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, 
         for (int j = 0; j < 2; j++) {
             const float a = exp2_fast(score[j][2 * h] - high), b = exp2_fast(score[j][2 * h + 1] - high);
             sum += a + b;
-            weight[j][h] = bf16_pair(a, b);
+            weight[0][j][h] = bf16_pair(a, b);
+            if (Dims::TERMS == 2) weight[Dims::TERMS - 1][j][h] = bf16_pair(a - bf16_low(weight[0][j][h]), b - bf16_high(weight[0][j][h]));
         }
         r.sum[h] = r.sum[h] * keep + quad_sum(sum);
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][2 * h] *= keep, r.out[n][2 * h + 1] *= keep;
     }
 #pragma unroll
-    for (int n = 0; n < Dims::V / 8; n++) mma(r.out[n], weight[0][0], weight[0][1], weight[1][0], weight[1][1], v[n].x, v[n].y);
+    for (int n = 0; n < Dims::V / 8; n++)
+#pragma unroll
+        for (int term = Dims::TERMS - 1; term >= 0; term--)
+            mma(r.out[n], weight[term][0][0], weight[term][0][1], weight[term][1][0], weight[term][1][1], piece.v[n].x, piece.v[n].y);
 }
 
 // Divides by the sum, the sink included: base-2 exponents, `top` whole.
@@ -269,20 +300,30 @@ template <class Dims> static DEVICE void attend(Compute &c) {
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][0] = r.out[n][1] = r.out[n][2] = r.out[n][3] = 0;
         if (active) {
-            uint32_t q[Dims::KEY / 16][4];
+            uint32_t q[Dims::TERMS][Dims::KEY / 16][4];
 #pragma unroll
-            for (int h = 0; h < 2; h++)
+            for (int term = 0; term < Dims::TERMS; term++)
 #pragma unroll
-                for (int u = 0; u < Dims::KEY / 32; u++) {
-                    const Quad piece = *reinterpret_cast<const Quad *>(&own.query[2 * pair + (both ? h : 0)][g][32 * u + 8 * t]);
-                    q[2 * u][h] = piece.x, q[2 * u][h + 2] = piece.y;
-                    q[2 * u + 1][h] = piece.z, q[2 * u + 1][h + 2] = piece.w;
-                }
+                for (int h = 0; h < 2; h++)
+#pragma unroll
+                    for (int u = 0; u < Dims::KEY / 32; u++) {
+                        const Quad piece = *reinterpret_cast<const Quad *>(&own.query[2 * pair + (both ? h : 0)][term][g][32 * u + 8 * t]);
+                        q[term][2 * u][h] = piece.x, q[term][2 * u][h + 2] = piece.y;
+                        q[term][2 * u + 1][h] = piece.z, q[term][2 * u + 1][h + 2] = piece.w;
+                    }
+            // Piece n of this warp: the part's chunks, four pieces each, dealt round the key lanes. The next one is on its
+            // way while one is folded. Pieces before `from` are seen by no row.
+            const int part = split > 1 ? at.part : 0, first_chunk = from / KEY_CHUNK > part ? (from / KEY_CHUNK - part + split - 1) / split : 0;
+            auto base_of = [&](int n) { return (n / 4 * split + part) * KEY_CHUNK + n % 4 * 16; };
+            Piece<Dims> now, next;
+            int n = first_chunk * 4 / key_lanes * key_lanes + key_lane, base = base_of(n);
+            now.load(slot, own, kv, base <= last ? base : 0);
 #pragma unroll 1
-            for (int piece = from / 16; piece <= last / 16; piece++) {
-                const int chunk = piece / 4; // of 64 positions: parts of a split are cut there
-                if (split > 1 && chunk % split != at.part) continue;
-                if ((chunk / split * 4 + piece % 4) % key_lanes == key_lane) attend_piece<Dims>(slot, own, kv, piece * 16, q, r);
+            while (base <= last) {
+                const int then = base_of(n += key_lanes);
+                next.load(slot, own, kv, then <= last ? then : base);
+                attend_piece<Dims>(slot, now, base, q, r);
+                now = next, base = then;
             }
         }
         // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for a few
@@ -386,7 +427,9 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
 #pragma unroll 1
         for (int n = thread; n < ENGINE_ROWS * PIECES; n += COMPUTE_WARPS * 32) {
             const int d = n % PIECES * 8, row = n / PIECES;
-            const Quad q = head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * Dims::Act::BYTES, layer.weight[SLOT_K_NORM], step.eps, row, d);
+            float x[8];
+            head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * Dims::Act::BYTES, layer.weight[SLOT_K_NORM], step.eps, row, d, x);
+            const Quad q = pack8(x);
             const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
             if (row < at.rows) *reinterpret_cast<Quad *>(pointer<char>(layer.k) + (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
         }

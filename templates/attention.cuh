@@ -166,46 +166,77 @@ template <class Dims> struct Running {
 // position 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, eight bytes side by side of a dim's values.
 template <class Dims> struct Piece {
     static constexpr int UNITS = Dims::KEY / 32;
-    Quad k[2][UNITS];
-    uint2 v[Dims::V / 8];
-    DEVICE void load(const Slot &slot, const Own<Dims> &own, int kv, int base) {
+    // Small heads leave registers for a whole piece ahead; of large ones keys come tile by tile, values 32 dims at a time.
+    static constexpr bool AHEAD = Dims::KEY <= 64;
+    static constexpr int TILES = AHEAD ? 2 : 1, VALUES = AHEAD || Dims::V % 32 ? Dims::V / 8 : 4;
+    Quad k[TILES][UNITS];
+    uint2 v[VALUES];
+    DEVICE void load_keys(const Slot &slot, const Own<Dims> &own, int kv, int base, int j, Quad (&to)[UNITS]) {
+        const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1;
+        const EngineLayer &layer = slot.layer;
+        const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
+        const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY * 2;
+        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys;
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) to[u] = any_quad(key + (32 * u + 8 * t) * 2);
+    }
+    // VALUES tiles of eight dims from tile `first` on.
+    DEVICE void load_values(const Slot &slot, const Own<Dims> &own, int kv, int base, int first) {
         const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1;
         const EngineLayer &layer = slot.layer;
         const uint32_t ring = (uint32_t)base & layer.mask;
-        const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ring) * Dims::KEY * 2;
         const char *values = pointer<const char>(layer.v) + (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK + ring % KEY_CHUNK) * 2;
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
-            const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys + at * Dims::KEY * 2;
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) k[j][u] = any_quad(key + (32 * u + 8 * t) * 2);
-        }
         // Groups of eight positions from start & ~7 on are in own.value; past the round's last there is nothing.
         const int mine = base + 4 * t, in_patch = mine - (start & ~7);
         const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0]) : values + (g * KEY_CHUNK + 4 * t) * 2;
         const int stride = in_patch >= 0 ? 8 * 16 * 2 : 8 * KEY_CHUNK * 2;
 #pragma unroll
-        for (int n = 0; n < Dims::V / 8; n++) v[n] = mine <= last ? any_pair(value + n * stride) : make_uint2(0, 0);
+        for (int n = 0; n < VALUES; n++) v[n] = mine <= last ? any_pair(value + (first + n) * stride) : make_uint2(0, 0);
+    }
+    DEVICE void load(const Slot &slot, const Own<Dims> &own, int kv, int base) {
+        if (!AHEAD) return;
+        load_keys(slot, own, kv, base, 0, k[0]);
+        load_keys(slot, own, kv, base, 1, k[TILES - 1]);
+        load_values(slot, own, kv, base, 0);
+    }
+};
+
+// A warp's queries: of a small head in registers, of a large one where they lie.
+template <class Dims> struct Queries {
+    static constexpr bool HELD = Dims::KEY <= 64;
+    Quad held[HELD ? Dims::TERMS : 1][HELD ? Dims::KEY / 32 : 1][2];
+    uint32_t at[2]; // of row g of the two heads
+    DEVICE Quad get(int term, int u, int h) const { return HELD ? held[HELD ? term : 0][HELD ? u : 0][h] : from(term, u, h); }
+    DEVICE Quad from(int term, int u, int h) const { return shared_quad(at[h] + (term * ENGINE_ROWS * Dims::KEY + 32 * u) * 2); }
+    DEVICE void begin(const uint16_t *a, const uint16_t *b) {
+        at[0] = shared_address(a), at[1] = shared_address(b);
+        if (!HELD) return;
+#pragma unroll
+        for (int term = 0; term < (HELD ? Dims::TERMS : 1); term++)
+#pragma unroll
+            for (int u = 0; u < (HELD ? Dims::KEY / 32 : 1); u++) held[term][u][0] = from(term, u, 0), held[term][u][1] = from(term, u, 1);
     }
 };
 
 // Folds a piece into the running state.
 template <class Dims>
-static DEVICE void attend_piece(const Slot &slot, const Piece<Dims> &piece, int base, const uint32_t (&q)[Dims::TERMS][Dims::KEY / 16][4], Running<Dims> &r) {
+static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, Piece<Dims> &piece, int base, const Queries<Dims> &queries, Running<Dims> &r) {
     constexpr int UNITS = Dims::KEY / 32;
     const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3, last = start + rows - 1, mine = base + 4 * t;
     float score[2][4] = {};
 #pragma unroll
-    for (int term = Dims::TERMS - 1; term >= 0; term--)
+    for (int j = 0; j < 2; j++) {
+        Quad(&key)[UNITS] = piece.k[Piece<Dims>::AHEAD ? j : 0];
+        if (!Piece<Dims>::AHEAD) piece.load_keys(slot, own, kv, base, j, key);
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int term = Dims::TERMS - 1; term >= 0; term--)
 #pragma unroll
             for (int u = 0; u < UNITS; u++) {
-                const Quad &k = piece.k[j][u];
-                mma(score[j], q[term][2 * u][0], q[term][2 * u][1], q[term][2 * u][2], q[term][2 * u][3], k.x, k.y);
-                mma(score[j], q[term][2 * u + 1][0], q[term][2 * u + 1][1], q[term][2 * u + 1][2], q[term][2 * u + 1][3], k.z, k.w);
+                const Quad &k = key[u], a = queries.get(term, u, 0), b = queries.get(term, u, 1);
+                mma(score[j], a.x, b.x, a.y, b.y, k.x, k.y);
+                mma(score[j], a.z, b.z, a.w, b.w, k.z, k.w);
             }
+    }
     // Both of a lane's queries are row g of the round, of two heads.
     const int row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0, to = slot.step.causal && row < last ? row : last;
     uint32_t weight[Dims::TERMS][2][2];
@@ -240,11 +271,16 @@ static DEVICE void attend_piece(const Slot &slot, const Piece<Dims> &piece, int 
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][2 * h] *= keep, r.out[n][2 * h + 1] *= keep;
     }
+    constexpr int VALUES = Piece<Dims>::VALUES;
 #pragma unroll
-    for (int n = 0; n < Dims::V / 8; n++)
+    for (int first = 0; first < Dims::V / 8; first += VALUES) {
+        if (!Piece<Dims>::AHEAD) piece.load_values(slot, own, kv, base, first);
 #pragma unroll
-        for (int term = Dims::TERMS - 1; term >= 0; term--)
-            mma(r.out[n], weight[term][0][0], weight[term][0][1], weight[term][1][0], weight[term][1][1], piece.v[n].x, piece.v[n].y);
+        for (int n = 0; n < VALUES; n++)
+#pragma unroll
+            for (int term = Dims::TERMS - 1; term >= 0; term--)
+                mma(r.out[first + n], weight[term][0][0], weight[term][0][1], weight[term][1][0], weight[term][1][1], piece.v[n].x, piece.v[n].y);
+    }
 }
 
 // Divides by the sum, the sink included: base-2 exponents, `top` whole.
@@ -270,6 +306,15 @@ template <class Dims> constexpr DEVICE int pass_dims() {
     return best;
 }
 
+// How a task's pairs of heads and its keys are shared among the warps.
+struct Share {
+    int pairs, head_lanes, key_lanes;
+};
+static DEVICE Share share_of(const Instruction &at) {
+    const int pairs = (at.hi - at.lo + 1) / 2, head_lanes = pairs > 4 ? 8 : pairs > 2 ? 4 : pairs;
+    return {pairs, head_lanes, COMPUTE_WARPS / head_lanes};
+}
+
 template <class Dims> static DEVICE void attend(Compute &c) {
     c.drain();
     const Slot &slot = c.slot();
@@ -280,37 +325,26 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     rope_rows<Dims>(c, step.kind, at.start, own.rope);
     c.group.sync(c.who, *c.s);
     c.wait_ready();
-    const int heads = at.hi - at.lo, pairs = (heads + 1) / 2, lane = lane_id(), g = lane >> 2, t = lane & 3;
+    const int lane = lane_id(), g = lane >> 2, t = lane & 3;
     const int kv = at.lo * (int)step.kv_heads / (int)step.heads;
-    int head_lanes = 1;
-    while (head_lanes < pairs && head_lanes < COMPUTE_WARPS) head_lanes *= 2;
-    const int key_lanes = COMPUTE_WARPS / head_lanes, key_lane = c.warp / head_lanes;
+    const Share share = share_of(at);
     float *slice = reinterpret_cast<float *>(room); // afterwards: [warp][16 queries][dims of a pass, top, sum]
-    own_rows<Dims>(c, slot, kv, heads, own);
+    own_rows<Dims>(c, slot, kv, at.hi - at.lo, own);
     c.group.sync(c.who, *c.s);
     const int split = step.split, start = at.start, last = start + at.rows - 1;
     const int window = step.window;
     const int from = window && start - window + 1 > 0 ? start - window + 1 : 0;
     { // tiles are at most 16 heads, so each warp has one pair at most
-        const int pair = c.warp % head_lanes;
-        const bool both = 2 * pair + 1 < heads, active = pair < pairs;
+        const int pair = c.warp % share.head_lanes, key_lanes = share.key_lanes, key_lane = c.warp / share.head_lanes;
+        const bool both = 2 * pair + 1 < at.hi - at.lo, active = pair < share.pairs;
         Running<Dims> r;
 #pragma unroll
         for (int h = 0; h < 2; h++) r.top[h] = NO_SCORE, r.sum[h] = 0;
 #pragma unroll
         for (int n = 0; n < Dims::V / 8; n++) r.out[n][0] = r.out[n][1] = r.out[n][2] = r.out[n][3] = 0;
         if (active) {
-            uint32_t q[Dims::TERMS][Dims::KEY / 16][4];
-#pragma unroll
-            for (int term = 0; term < Dims::TERMS; term++)
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-#pragma unroll
-                    for (int u = 0; u < Dims::KEY / 32; u++) {
-                        const Quad piece = *reinterpret_cast<const Quad *>(&own.query[2 * pair + (both ? h : 0)][term][g][32 * u + 8 * t]);
-                        q[term][2 * u][h] = piece.x, q[term][2 * u][h + 2] = piece.y;
-                        q[term][2 * u + 1][h] = piece.z, q[term][2 * u + 1][h + 2] = piece.w;
-                    }
+            Queries<Dims> q;
+            q.begin(&own.query[2 * pair][0][g][8 * t], &own.query[2 * pair + (both ? 1 : 0)][0][g][8 * t]);
             // Piece n of this warp: the part's chunks, four pieces each, dealt round the key lanes. The next one is on its
             // way while one is folded. Pieces before `from` are seen by no row.
             const int part = split > 1 ? at.part : 0, first_chunk = from / KEY_CHUNK > part ? (from / KEY_CHUNK - part + split - 1) / split : 0;
@@ -321,14 +355,19 @@ template <class Dims> static DEVICE void attend(Compute &c) {
 #pragma unroll 1
             while (base <= last) {
                 const int then = base_of(n += key_lanes);
-                next.load(slot, own, kv, then <= last ? then : base);
-                attend_piece<Dims>(slot, now, base, q, r);
-                now = next, base = then;
+                if (Piece<Dims>::AHEAD) next.load(slot, own, kv, then <= last ? then : base);
+                attend_piece<Dims>(slot, own, kv, now, base, q, r);
+                if (Piece<Dims>::AHEAD)
+                    now = next;
+                else
+                    now.load(slot, own, kv, then <= last ? then : base);
+                base = then;
             }
         }
         // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for a few
         // dims, in order, and does the sink and the division, or fills the part's place.
         const uint64_t sinks = slot.layer.weight[SLOT_SINK];
+        const Share joined = share_of(at); // anew: fewer registers while pieces are folded
         constexpr int PASS = pass_dims<Dims>(), ROOM = PASS + 2;
         const int thread = c.warp * 32 + lane_id(), query = thread / 16, row = query % ENGINE_ROWS;
 #pragma unroll
@@ -344,18 +383,18 @@ template <class Dims> static DEVICE void attend(Compute &c) {
             }
             c.group.sync(c.who, *c.s);
 #pragma unroll 1
-            for (int p2 = 0; p2 < pairs; p2++) { // 256 threads: 16 queries by 16
+            for (int p2 = 0; p2 < joined.pairs; p2++) { // 256 threads: 16 queries by 16
                 const int head = at.lo + 2 * p2 + query / ENGINE_ROWS;
                 if (head >= at.hi) continue;
                 const float *first_lane = slice + (p2 * 16 + query) * ROOM;
-                const int step_lane = head_lanes * 16 * ROOM;
+                const int step_lane = joined.head_lanes * 16 * ROOM;
                 constexpr int EACH = (PASS + 15) / 16; // dims of a thread: d, d + 16, ...
                 const int d0 = thread % 16;
                 float top = NO_SCORE, sum = 0, out[EACH] = {};
 #pragma unroll 1
-                for (int lane = 0; lane < key_lanes; lane++) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
+                for (int lane = 0; lane < joined.key_lanes; lane++) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
 #pragma unroll 1
-                for (int lane = 0; lane < key_lanes; lane++) {
+                for (int lane = 0; lane < joined.key_lanes; lane++) {
                     const float *theirs = first_lane + lane * step_lane;
                     const float weight = theirs[PASS] == NO_SCORE ? 0 : exp2_fast(theirs[PASS] - top);
                     sum += theirs[PASS + 1] * weight;

@@ -188,9 +188,9 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const uint64_t in = c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
         const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
         const uint32_t k = slot.step.k, strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
-        Quad weights[HELD];
+        Quad weights[HELD]; // on their way before the inputs
 #pragma unroll
-        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, opaque((uint32_t)normed) && i < opaque(mine) ? k : 0);
+        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, opaque((uint32_t)(normed && held)) && i < opaque(mine) ? k : 0);
         if (lane_strip < strips && mine) chunks.seek(c, cursor.chunk); // the weights are ahead
         c.wait_ready();
         Raw<WIDE> raw[HELD];
@@ -207,7 +207,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        if (normed && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
+        if (normed && held && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, block_bytes = step.block_bytes, op = step.op;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
@@ -217,8 +217,10 @@ template <class Model> static DEVICE void linear(Compute &c) {
 #pragma unroll
                     for (int i = 0; i < HELD; i++) {
                         Raw<WIDE> raw;
-                        raw.load(c.p->slab + step.in, step, first + base + i, base + i < opaque(mine));
-                        x[i] = raw.operands(false, Quad{0, 0, 0, 0});
+                        raw.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, first + base + i, base + i < opaque(mine));
+                        const Quad weight = norm_piece(normed ? slot.layer.weight[step.norm_slot] : 0, first + base + i, opaque((uint32_t)normed) && base + i < opaque(mine) ? step.k : 0);
+                        if (strip == lane_strip) squares += raw.squares();
+                        x[i] = raw.operands(normed, weight);
                     }
                 }
                 const uint32_t end = min(mine - base, (uint32_t)HELD), from = first + base;
@@ -233,6 +235,10 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     done = until;
                     if (cursor.block == cursor.room) cursor.block = 0, cursor.chunk++;
                 }
+            }
+            if (normed && !held && strip == 0) { // inputs that are read anew for each strip: their squares once
+                squares = quad_sum(squares);
+                if (t == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);

@@ -23,7 +23,7 @@ enum Op {
     RUN_ACCEPT_ROUND,
     RUN_LEAVE, // the kernel's end
 };
-enum { MOST_HELD_UNITS = 24 }; // quarters whose inputs a warp can hold in registers: 24 x 8 warps x 32 = 6144 inputs
+enum { MOST_HELD_UNITS = 8 }; // quarters whose inputs a warp holds in registers at most: 8 x 8 warps x 32 = 2048 inputs
 enum Finish {
     FINISH_STORE,       // as activations are kept
     FINISH_STORE_INPUT, // the same, as inputs of a matrix lie

@@ -16,9 +16,9 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
     const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
     bool uses[4] = {false};
-    // Quarters of blocks whose inputs a warp holds: those of the ops with a norm, which reads its inputs once. Others load
-    // them strip by strip where they are more: the less code, the faster it is fetched.
-    uint32_t held = 1;
+    // Quarters of blocks whose inputs a warp holds: those of the ops with a norm, as far as registers go. Others load them
+    // strip by strip where they are more: the less code, the faster it is fetched.
+    uint32_t held = 1, most = c->sched->activations == DTYPE_F32 ? MOST_HELD_UNITS / 2 : MOST_HELD_UNITS;
     for (int i = 0; i < steps->count; i++) {
         if (steps->at[i].op > RUN_LINEAR_F32) continue;
         uses[steps->at[i].op] = true;
@@ -46,7 +46,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PAGE_BYTES", prog->page_bytes);
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
-    number(t, "HELD_UNITS", held);
+    number(t, "HELD_UNITS", held < most ? held : most);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);

@@ -107,8 +107,6 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "a block of weights is larger than a page");
-    if (norm != SLOT_COUNT && (uint32_t)g.warp_units > k->steps->most_held)
-        return cannot(k, "more than 6144 inputs after a norm, or 3072 where activations are f32");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
     return true;
@@ -302,7 +300,6 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
     Making k = {ctx, c, ARENA_NEW(ctx->arena, KernelSteps)};
     KernelSteps *steps = k.steps;
     const Prog *prog = c->prog;
-    steps->most_held = c->sched->activations == DTYPE_F32 ? MOST_HELD_UNITS / 2 : MOST_HELD_UNITS;
     if (!model_fits(&k)) return NULL;
     place_all(&k);
     steps->first = ARENA_ARRAY(ctx->arena, int, prog->body_count);

@@ -15,7 +15,6 @@ typedef struct KernelSteps {
     int *first;          // [bodies]: where a body's steps begin
     BufferPlace *places; // [buffers of the Prog]
     uint32_t counter_at, slab_bytes, logits_at;
-    uint32_t most_held; // quarters of blocks whose inputs a warp may hold: half as many where they are floats
 } KernelSteps;
 
 // NULL after reporting what the kernel cannot do (E0442).

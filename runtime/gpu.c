@@ -129,7 +129,7 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
         if (turn % LOOK_EVERY == 0) {
             bool gone = gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY;
             double time = now();
-            if (until == 0) until = time + HOST_PATIENCE * 1e-3;
+            if (until == 0) until = time + 1.5 * gpu->options.timeout;
             entry = arrived(gpu); // also what came before the kernel ended
             if (!entry && (gone || time > until)) {
                 *code = give_up(gpu, gone ? "the kernel gave up: a wait lasted too long"
@@ -261,6 +261,7 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
               const GpuOptions *options, Decoder *out) {
     Gpu *gpu = ARENA_NEW(ctx->arena, Gpu);
     *gpu = (Gpu){.ctx = ctx, .model = model, .prog = prog, .weights = weights, .options = *options};
+    if (!(gpu->options.timeout > 0)) gpu->options.timeout = 1;
     gpu->context = options->context > 0 && options->context < model->context ? options->context : model->context;
     if (prog->ranks > 1) {
         diag_error(ctx, E0905, NO_SPAN, "the bundle is for %d GPUs; this program drives one", prog->ranks);

@@ -192,7 +192,7 @@ static bool tables_load(Gpu *gpu) {
     p->trace_room = gpu->options.trace ? TRACE_ROOM : 0;
     p->context = (uint32_t)gpu->context;
     p->ring_size = RING;
-    p->timeout_ms = KERNEL_PATIENCE;
+    p->timeout_ms = (uint32_t)(gpu->options.timeout * 1e3);
     return copy(gpu, p->tables, gpu->tables, gpu->tables_bytes) &&
            copy(gpu, p->layers, layers, (size_t)gpu->weights->tables * sizeof *layers);
 }

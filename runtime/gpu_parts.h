@@ -8,8 +8,6 @@ enum {
     RING = 4096,            // rounds that may wait for the host
     TRACE_ROOM = 4096,      // records a worker
     ROUND_ENDS = 1024,      // rounds whose times are kept for the trace
-    KERNEL_PATIENCE = 1000, // ms, the kernel's own bound of a wait
-    HOST_PATIENCE = 1500,   // ms without a round
     ABORT_PATIENCE = 400,   // ms that the kernel gets to leave
     STOP_PATIENCE = 2000,   // ms to leave when idle
     MEMORIES = 8,

@@ -35,7 +35,7 @@ typedef struct Settings {
     const char *value[OPTION_COUNT]; // "" for a flag that is set
     const char *bundle;
     long threads, context, max_tokens, top_k, rounds, device, rank;
-    double temperature, top_p, accept;
+    double temperature, top_p, accept, timeout;
     unsigned long long seed;
 } Settings;
 
@@ -92,7 +92,7 @@ static int read_numbers(Settings *s) {
                    {OPTION_ROUNDS, 1, 1 << 20, 64, true},     {OPTION_TEMPERATURE, 0, 100, 0, false},
                    {OPTION_TOP_P, 1e-6, 1, 1, false},         {OPTION_SEED, 0, 9007199254740992.0, 0, true},
                    {OPTION_DEVICE, 0, 1023, 0, true},         {OPTION_RANK, 0, 7, 0, true},
-                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}};
+                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}, {OPTION_TIMEOUT, 0.1, 600, 0, false}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];
     for (int i = 0; i < NUMBERS; i++) {
@@ -104,7 +104,7 @@ static int read_numbers(Settings *s) {
     }
     s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
     s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
-    s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10];
+    s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10], s->timeout = value[11];
     return 0;
 }
 
@@ -344,6 +344,7 @@ int main(int argc, char **argv) {
                        .host = s.value[OPTION_HOST] != NULL,
                        .device = (int)s.device,
                        .trace = s.value[OPTION_TRACE] != NULL,
+                       .timeout = s.timeout,
                        .cuda = getenv("TILERUN_CUDA"),
                        .progress = isatty(2) ? show_progress : NULL,
                        .progress_user = &shown};

@@ -115,6 +115,7 @@ static Exit open_gpu(Opening *opening) {
                           .context = o->context,
                           .threads = opening->threads,
                           .trace = o->trace,
+                          .timeout = o->timeout,
                           .cancelled = &s->cancelled,
                           .progress = opening->progress};
     return gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);

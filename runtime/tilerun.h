@@ -30,6 +30,7 @@ typedef struct tr_options {
     int context;         // positions to keep; 0: the model's
     bool host;           // run a GPU SKU's bundle on the host executor
     int device;          // number of the GPU
+    double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
     bool trace;          // for tr_trace_file
     const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
     // What takes long while opening; `share` goes from 0 to 1. May be NULL.

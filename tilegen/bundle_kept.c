@@ -23,7 +23,7 @@ static bool add_file(Ctx *ctx, Sha256 *key, const char *path, size_t cap) {
 
 bool bundle_kept_find(Ctx *ctx, const Job *job, KeptBundle *kept) {
     *kept = (KeptBundle){0};
-    if (!ctx->env.cache_dir || !ctx->env.program) return true;
+    if (!ctx->env.cache_dir || !ctx->env.program || job->prog) return true;
     if (strcmp(job->model, "-") == 0 || strcmp(job->schedule, "-") == 0) return true; // standard input is read once
     const Sku *sku = job->sku;
     Sha256 key;

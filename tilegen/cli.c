@@ -39,6 +39,7 @@ bool cli_job(Ctx *ctx, const Options *options, const char *name, const char *sku
                  .settings = options->settings,
                  .setting_count = options->setting_count,
                  .prove = !options->no_prove,
+                 .prog = options->prog,
                  .home = options->home};
     if (name) {
         const Target *target = build_target(ctx, build, name, NO_SPAN);

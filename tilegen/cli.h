@@ -8,6 +8,7 @@ typedef struct Options {
     const char *weights, *tokens, *stop_after; // of diff
     int tp, workers, layers;                   // 0: not said
     int device;
+    const char *prog; // --prog
     bool no_prove, keep, json;
     Setting settings[64];
     size_t setting_count;

@@ -12,6 +12,7 @@ typedef struct Job {
     int tp;
     const Setting *settings;
     size_t setting_count;
+    const char *prog; // a printed Prog instead of the one that place makes, or NULL
     bool prove;       // false: --no-prove
     const char *home; // folder with templates/; used for kernels alone
 } Job;

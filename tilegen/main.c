@@ -96,6 +96,7 @@ static bool option_set(Ctx *ctx, Options *options, char letter, char *value) {
     case 'a': options->after = value; break;
     case 'b': options->build_file = value; break;
     case 'n': options->no_prove = true; break;
+    case 'p': options->prog = value; break;
     case 'k': options->keep = true; break;
     case 'W': options->weights = value; break;
     case 'T': options->tokens = value; break;

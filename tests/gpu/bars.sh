@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# What is claimed of the engine kernel, on the GPU at hand: `tests/gpu/bars.sh` after `make all build/tests/test_gpu` and
+#   tilegen build demo/SKU -o build; tilegen build demo/SKU --workers 40 -o build/few;
+#   tilegen build demo/SKU --prog never.prog --no-prove -o build/broken (a wait that is never met; see BENCHMARKS.md)
+export BUILD=build ROOT=. GPU_ROUNDS=${GPU_ROUNDS:-100000}
+case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) in *H200*) sku=h200 ;; *) sku=h100-sxm ;; esac
+B=build/demo-$sku.bundle W="--weights models/demo"
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+echo "== correctness"
+timeout 120 build/tests/test_gpu 2>&1 | grep -v '^error.E0916' | tail -30
+echo "== times"
+for i in 1 2 3; do
+    build/tilerun bench $B $W --rounds 200 2>&1 | tail -1
+    build/tilerun bench $B $W --rounds 200 --no-draft 2>&1 | tail -1
+done
+timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 64 2>&1 | tail -1
+echo "== a wait that is never met"
+for bundle in build/broken/demo-$sku.bundle build/broken2/demo-$sku.bundle; do
+    [ -e $bundle ] || continue
+    start=$(date +%s.%N)
+    timeout 20 build/tilerun generate $bundle $W --prompt 'def main():' --max-tokens 8 2>&1 | head -${LINES_OF_REPORT:-6} | cut -c1-170
+    echo "exit ${PIPESTATUS[0]} after $(echo "$(date +%s.%N) - $start" | bc) s, loading included"
+    timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 8 2>/dev/null; echo " (the next run: exit $?)"
+done
+echo "== interrupted in a round"
+build/tilerun bench $B $W --rounds 100000 >/dev/null 2>&1 & pid=$!
+sleep 2; kill -INT $pid; wait $pid; echo "exit $?"
+timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 8 2>/dev/null; echo " (the next run: exit $?)"
+echo "== two programs at once"
+timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1 & timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1; wait
+for tool in memcheck racecheck; do
+    echo "== compute-sanitizer $tool"
+    timeout 100 compute-sanitizer --tool $tool build/tilerun generate $B $W --prompt 'def main():' --max-tokens 12 --timeout 90 2>&1 | tail -${LINES_OF_TOOL:-8} | cut -c1-200
+done

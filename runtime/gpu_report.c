@@ -50,32 +50,35 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int o
     diag_note(ctx, NO_SPAN, "%s", text.at);
 }
 
-// What is told first: who raised the alarm, then waits between workers, whose reason lies elsewhere, then the rest.
-static int order_of(const EngineReport *r) {
-    return r->timed_out ? 0 : r->kind == WAITER_COUNTER ? 1 : r->kind == WAITER_PAGE ? 2 : 3;
+// What is told first: waits between workers, the earliest task of the earliest round before the others, since what that
+// one waits for is what is missing; then waits inside a worker, whose reason lies elsewhere.
+static bool comes_before(const EngineReport *a, const EngineReport *b) {
+    int first = a->kind == WAITER_COUNTER ? 0 : a->kind == WAITER_PAGE ? 1 : 2;
+    int second = b->kind == WAITER_COUNTER ? 0 : b->kind == WAITER_PAGE ? 1 : 2;
+    if (first != second) return first < second;
+    if (a->round != b->round) return a->round < b->round;
+    if (a->instance != b->instance) return a->instance < b->instance;
+    return a->step < b->step;
 }
 
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what) {
     bool *told = ARENA_ARRAY(ctx->arena, bool, count);
-    int lines = 0, known = 0, left = 0;
+    int known = 0, left = 0;
     diag_error(ctx, E0906, NO_SPAN, "%s", what);
-    for (int order = 0; order < 4; order++)
-        for (int i = 0; i < count; i++) {
-            if (told[i] || records[i].kind == 0 || order_of(&records[i]) != order) continue;
-            int others = 0;
-            for (int k = 0; k < count; k++) {
-                if (told[k] || !alike(&records[i], &records[k])) continue;
-                told[k] = true;
-                others += k != i;
-            }
-            known += others + 1;
-            if (lines == SHOWN) {
-                left += others + 1;
-                continue;
-            }
-            record_note(ctx, prog, &records[i], others);
-            lines++;
+    for (int i = 0; i < count; i++) known += records[i].kind != 0;
+    left = known;
+    for (int line = 0; line < SHOWN && left; line++) {
+        int next = -1, others = -1;
+        for (int i = 0; i < count; i++)
+            if (!told[i] && records[i].kind && (next < 0 || comes_before(&records[i], &records[next]))) next = i;
+        for (int k = 0; k < count; k++) {
+            if (told[k] || !alike(&records[next], &records[k])) continue;
+            told[k] = true;
+            others++;
         }
+        record_note(ctx, prog, &records[next], others);
+        left -= others + 1;
+    }
     if (left) diag_note(ctx, NO_SPAN, "and %d more waited", left);
     if (known == 0) diag_note(ctx, NO_SPAN, "the kernel left no report");
     diag_help(ctx, "--host runs the same Prog on the host executor");

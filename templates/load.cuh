@@ -92,6 +92,7 @@ template <class Model> struct Loader {
             item_bytes = step.item_bytes, tiles = it.pool;
             halted = gate.halted(instance, it.body_step);
         }
+        who.at(instance, entry.body_step, 0, 0);
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
         for (uint32_t i = 0; i < entry.wait_count; i++) {

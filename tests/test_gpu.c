@@ -104,6 +104,11 @@ static void text_as_on_the_host(void) {
     CHECK(equal >= 45, "%d of %d", equal, PROMPTS);
 }
 
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
 static void logits_as_on_the_host(void) {
     int ids[192];
     size_t count = sizeof ids / sizeof *ids, vocab = (size_t)tr_vocab(host);
@@ -113,22 +118,29 @@ static void logits_as_on_the_host(void) {
     count = got;
     float *a = malloc(count * vocab * sizeof *a), *b = malloc(count * vocab * sizeof *b);
     CHECK(tr_logits(gpu, ids, count, a) == 0 && tr_logits(host, ids, count, b) == 0);
-    double difference = 0, norm = 0;
+    double difference = 0, norm = 0, each[192];
     int best = 0;
     for (size_t r = 0; r < count; r++) {
         size_t at_a = 0, at_b = 0;
+        double own = 0, own_norm = 0;
         for (size_t i = 0; i < vocab; i++) {
             double d = (double)a[r * vocab + i] - (double)b[r * vocab + i];
-            difference += d * d;
-            norm += (double)b[r * vocab + i] * (double)b[r * vocab + i];
+            own += d * d;
+            own_norm += (double)b[r * vocab + i] * (double)b[r * vocab + i];
             if (a[r * vocab + i] > a[r * vocab + at_a]) at_a = i;
             if (b[r * vocab + i] > b[r * vocab + at_b]) at_b = i;
         }
         best += at_a == at_b;
+        difference += own;
+        norm += own_norm;
+        each[r] = sqrt(own / own_norm);
     }
     double relative = sqrt(difference / norm);
     printf("# logits of %zu positions against the host executor: relative error %.2e, same best token at %d\n", count,
            relative, best);
+    qsort(each, count, sizeof *each, by_value);
+    printf("# of a position: median %.2e, 95th percentile %.2e, worst %.2e\n", each[count / 2], each[count * 95 / 100],
+           each[count - 1]);
     free(a);
     free(b);
     CHECK(relative < 2e-3, "%g", relative);

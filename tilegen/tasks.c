@@ -155,7 +155,7 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
             if (!add_task(t, b, &entry->task, entry->kind == ENTRY_LOAD ? ENGINE_LOAD : ENGINE_TASK)) return false;
             continue;
         }
-        EngineEntry e = {.step = (uint16_t)t->pools.at[first_pool + entry->pool].publisher, .kind = ENGINE_POOL, .pool = (uint16_t)(first_pool + entry->pool)};
+        EngineEntry e = {.step = (uint16_t)t->pools.at[first_pool + entry->pool].publisher, .kind = ENGINE_POOL, .pool = (uint16_t)(first_pool + entry->pool), .body_step = (uint16_t)(body->pools[entry->pool].publisher + 1)};
         for (int w = 0; w < worker; w++) {
             const Queue *other = prog_queue(prog, body, w, ROLE_COMPUTE);
             for (int k = 0; k < other->count; k++) e.part = (uint16_t)(e.part + (other->entries[k].kind == ENTRY_POOL && other->entries[k].pool == entry->pool));

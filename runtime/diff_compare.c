@@ -14,9 +14,16 @@ static double number(const void *at, NumberKind kind) {
     default: memcpy(&real, at, sizeof real); return (double)real;
     }
 }
-static double device_number(const Patch *p, int i) {
-    return number(p->device + (size_t)i * p->device_step, p->device_kind);
+// ACTIVATIONS in abi.h: a lane has 32 inputs of a block, and of each 64 bytes 16.
+static int place_in_blocks(int input, int piece) { // piece: inputs in 16 bytes
+    int k = input % BLOCK_K;
+    return input - k + k % 32 / piece * 4 * piece + k / 32 * piece + k % piece;
 }
+static const uint8_t *device_at(const Patch *p, int i) {
+    if (p->in_blocks) i = place_in_blocks(p->col + i, 16 / (int)p->device_step);
+    return p->device + (size_t)i * p->device_step;
+}
+static double device_number(const Patch *p, int i) { return number(device_at(p, i), p->device_kind); }
 static double host_number(const Patch *p, int i) {
     return number((const char *)p->host + (size_t)i * p->host_step, p->host_kind);
 }
@@ -34,10 +41,11 @@ void patches_scale(const Patches *patches, Scales *scales) {
 
 // How far two numbers made of the same inputs may be apart. Sums have another order on each machine, so a number that
 // is rounded to bf16 may come out as its neighbour: 2^-7 of it at most. The rest is for sums that cancel: a share of
-// the row's own size. Attention rounds its weights too, before their sum.
-static double tolerance(OpId op, const Patch *p, double a, double b, double rms) {
+// the row's own size. Where activations are bf16, attention rounds its weights too, before their sum.
+static double tolerance(const Diff *d, OpId op, const Patch *p, double a, double b, double rms) {
     bool attention = op == OP_ATTENTION || op == OP_MERGE || op == OP_DRAFT_ATTENTION;
     if (p->device_kind == NUMBER_INT) return 0;
+    attention = attention && d->engine->round_activations;
     double share = p->device_kind == NUMBER_BF16 ? 0x1p-7 : 0x1p-10;
     return share * fmax(fabs(a), fabs(b)) + (attention ? 4e-3 : 1e-3) * rms;
 }
@@ -63,7 +71,7 @@ void patches_compare(Diff *d, OpId op, const Patches *patches, const Scales *sca
         double count = scales->count[p->channel][p->slot], largest = 0;
         double rms = count > 0 ? sqrt(scales->sum[p->channel][p->slot] / count) : 0;
         for (int i = 0; i < p->count; i++) {
-            double a = device_number(p, i), b = host_number(p, i), allowed = tolerance(op, p, a, b, rms);
+            double a = device_number(p, i), b = host_number(p, i), allowed = tolerance(d, op, p, a, b, rms);
             double ratio = ratio_of(a - b == 0 ? 0 : fabs(a - b), allowed);
             if (ratio > 0 && (p->tie == TIE_NEAR || (p->tie == TIE_OF_VALUE && before <= 1))) {
                 tie_add(d, p);
@@ -96,7 +104,7 @@ void patches_take(const Patches *patches) {
     for (size_t k = 0; k < patches->count; k++) {
         const Patch *p = &patches->at[k];
         for (int i = 0; i < p->count && !p->look_only; i++) {
-            const void *from = p->device + (size_t)i * p->device_step;
+            const void *from = device_at(p, i);
             void *to = (char *)p->host + (size_t)i * p->host_step;
             float value;
             if (p->device_kind == p->host_kind)

@@ -11,9 +11,10 @@ typedef enum Tie {
     TIE_NEAR      // may differ: the scores behind it are nearly equal
 } Tie;
 
-// Numbers of one row that lie side by side on both machines.
+// Numbers of one row that lie side by side on the host, and on the device too or, `in_blocks`, as abi.h has rows of
+// inputs.
 typedef struct Patch {
-    const uint8_t *device;
+    const uint8_t *device; // of the first number; in_blocks: of the row
     void *host;
     size_t device_step, host_step; // bytes from one to the next
     NumberKind device_kind, host_kind;
@@ -22,6 +23,7 @@ typedef struct Patch {
     const char *of;    // buffer, or what of it
     int key, row, col; // of the first; key, or kv head of a cache, or -1; row, or position in a cache
     Tie tie;
+    bool in_blocks; // `col` is an input
     bool look_only; // `host` is a copy: nothing is taken over
 } Patch;
 typedef LIST(Patch) Patches;

@@ -130,6 +130,7 @@ static void kv_patches(Diff *d, const Region *region, bool drafter, Patches *out
 typedef struct Plain {
     float *host;
     int width;   // of the layer at hand
+    bool input;  // of a matrix: in blocks on the device
     size_t item; // bytes into the buffer on the device
 } Plain;
 
@@ -142,27 +143,28 @@ static bool plain_of(const Diff *d, const char *name, int layer, Plain *out) {
         const char *name;
         float *host;
         int width;
-    } all[] = {{"x", d->use_before ? d->x_before : r->x, m->hidden},
-               {"dx", d->use_before ? d->dx_before : r->dx, m->hidden},
-               {"qkv", r->qkv, s->qkv_rows[kind]},
-               {"dqkv", r->dqkv, s->draft_qkv_rows},
-               {"attn", r->attn, s->o_cols[kind]},
-               {"dattn", r->dattn, s->draft_heads * m->drafter.attention.v_dim},
-               {"act", r->act, s->dense_inner},
-               {"dact", r->dact, s->draft_inner},
-               {"scores", r->scores, m->experts.count},
-               {"c", r->c, s->hidden_slice},
-               {"ckv", r->ckv, s->draft_kv_rows},
-               {"logits", r->logits, s->vocab},
-               {"eact", r->eact, s->expert_inner},
-               {"ey", r->ey, m->hidden}};
+        bool input;
+    } all[] = {{"x", d->use_before ? d->x_before : r->x, m->hidden, true},
+               {"dx", d->use_before ? d->dx_before : r->dx, m->hidden, true},
+               {"qkv", r->qkv, s->qkv_rows[kind], false},
+               {"dqkv", r->dqkv, s->draft_qkv_rows, false},
+               {"attn", r->attn, s->o_cols[kind], true},
+               {"dattn", r->dattn, s->draft_heads * m->drafter.attention.v_dim, true},
+               {"act", r->act, s->dense_inner, true},
+               {"dact", r->dact, s->draft_inner, true},
+               {"scores", r->scores, m->experts.count, false},
+               {"c", r->c, s->hidden_slice, true},
+               {"ckv", r->ckv, s->draft_kv_rows, false},
+               {"logits", r->logits, s->vocab, false},
+               {"eact", r->eact, s->expert_inner, true},
+               {"ey", r->ey, m->hidden, false}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strcmp(all[i].name, name) == 0) {
-            *out = (Plain){all[i].host, all[i].width, 0};
+            *out = (Plain){all[i].host, all[i].width, all[i].input, 0};
             return true;
         }
     if (strcmp(name, "taps") != 0 || model_tap(m, layer) < 0) return false;
-    *out = (Plain){r->taps + (size_t)layer * (size_t)d->engine->rows * (size_t)m->hidden, m->hidden,
+    *out = (Plain){r->taps + (size_t)layer * (size_t)d->engine->rows * (size_t)m->hidden, m->hidden, true,
                    (size_t)model_tap(m, layer) * place(d, "taps").item};
     return true;
 }
@@ -178,7 +180,7 @@ static void plain_patches(Diff *d, const Buffer *b, Plain p, Index rows, Index c
         if (lo >= hi) break;
         size_t first = ((key >= 0 ? (size_t)key * (size_t)d->engine->rows : 0) + (size_t)row) * (size_t)p.width;
         Patch patch = {.device = slab(d) + at.offset + p.item + (key >= 0 ? (size_t)key * at.item : 0) +
-                                 (size_t)row * at.row + (size_t)lo * bytes,
+                                 (size_t)row * at.row + (p.input ? 0 : (size_t)lo * bytes),
                        .host = p.host + first + lo,
                        .device_step = bytes,
                        .host_step = sizeof(float),
@@ -190,7 +192,8 @@ static void plain_patches(Diff *d, const Buffer *b, Plain p, Index rows, Index c
                        .of = b->name,
                        .key = key,
                        .row = row,
-                       .col = lo};
+                       .col = lo,
+                       .in_blocks = p.input};
         LIST_ADD(d->ctx->arena, out, patch);
     }
 }

@@ -114,16 +114,38 @@ static Exit twin_run(void *self, const DecodeRequest *r, DecodedRound *out) {
 
 static BufferPlace at_buffer(const Twin *t, const char *name) { return kernel_place(t->steps, t->c->prog, name); }
 
-static void put_bf16(uint8_t *slab, BufferPlace p, int item, const float *from, int rows, int width) {
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < width; i++) {
-            uint16_t v = float_to_bf16(from[r * width + i]);
-            memcpy(slab + p.offset + (size_t)item * p.item + (size_t)r * p.row + (size_t)i * 2, &v, 2);
-        }
+// A row of inputs, by abi.h: of 128 inputs number 32t + ei + j lies at place 4ei + et + j, where e numbers are 16
+// bytes.
+static bool of_inputs(const char *name) {
+    static const char *const names[] = {"x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
 }
-static void put_f32(uint8_t *slab, BufferPlace p, int item, const float *from, int rows, int width) {
-    for (int r = 0; r < rows; r++)
-        memcpy(slab + p.offset + (size_t)item * p.item + (size_t)r * p.row, from + r * width, (size_t)width * 4);
+static size_t place_in_row(const char *name, int input, bool bf16) {
+    int e = bf16 ? 8 : 4, at = 0;
+    if (!of_inputs(name)) return (size_t)input;
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < 32 / e; i++)
+            for (int j = 0; j < e; j++)
+                if (32 * t + e * i + j == input % 128) at = 4 * e * i + e * t + j;
+    return (size_t)(input / 128 * 128 + at);
+}
+
+static void put(const Twin *t, uint8_t *slab, const char *name, int item, const float *from, int rows, int width) {
+    BufferPlace p = at_buffer(t, name);
+    if (p.row == 0) return; // the Prog has none
+    bool bf16 = t->c->prog->buffers[prog_buffer(t->c->prog, name)].dtype == DTYPE_BF16;
+    for (int i = 0; i < width; i++) {
+        uint8_t *at = slab + p.offset + (size_t)item * p.item + place_in_row(name, i, bf16) * (bf16 ? 2 : 4);
+        for (int r = 0; r < rows; r++, at += p.row) {
+            uint16_t v = float_to_bf16(from[r * width + i]);
+            if (bf16)
+                memcpy(at, &v, 2);
+            else
+                memcpy(at, &from[r * width + i], 4);
+        }
+    }
 }
 
 // Every strip of 16 tokens has a best one: a tile's own stands in its strip, the others have none.
@@ -161,7 +183,8 @@ static void flip(const Twin *t, uint8_t *slab, const Flip *f) {
     BufferPlace p = at_buffer(t, f->buffer);
     const Buffer *b = &t->c->prog->buffers[prog_buffer(t->c->prog, f->buffer)];
     size_t width = b->dtype == DTYPE_BF16 ? 2 : 4;
-    uint8_t *at = slab + p.offset + (size_t)f->item * p.item + (size_t)f->row * p.row + (size_t)f->col * width;
+    uint8_t *at = slab + p.offset + (size_t)f->item * p.item + (size_t)f->row * p.row +
+                  place_in_row(f->buffer, f->col, width == 2) * width;
     uint16_t bits = float_to_bf16(f->value);
     int word;
     if (f->add) {
@@ -185,24 +208,23 @@ static Exit twin_slab(void *self, void *out, size_t bytes) {
     prog_instance(t->c->prog, t->halt.halt_instance, &layer);
     int kind = (int)m->layers[layer].attention;
     memset(slab, 0xEE, bytes); // where nothing is written
-    put_bf16(slab, at_buffer(t, "x"), 0, r->x, 8, m->hidden);
-    put_bf16(slab, at_buffer(t, "dx"), 0, r->dx, 8, m->hidden);
-    put_bf16(slab, at_buffer(t, "qkv"), 0, r->qkv, 8, s->qkv_rows[kind]);
-    put_bf16(slab, at_buffer(t, "dqkv"), 0, r->dqkv, 8, s->draft_qkv_rows);
-    put_bf16(slab, at_buffer(t, "attn"), 0, r->attn, 8, s->o_cols[kind]);
-    put_bf16(slab, at_buffer(t, "dattn"), 0, r->dattn, 8, s->draft_heads * m->drafter.attention.v_dim);
-    put_bf16(slab, at_buffer(t, "act"), 0, r->act, 8, s->dense_inner);
-    put_bf16(slab, at_buffer(t, "dact"), 0, r->dact, 8, s->draft_inner);
-    put_bf16(slab, at_buffer(t, "ckv"), 0, r->ckv, 8, s->draft_kv_rows);
-    put_bf16(slab, at_buffer(t, "c"), 0, r->c, 8, m->hidden);
+    put(t, slab, "x", 0, r->x, 8, m->hidden);
+    put(t, slab, "dx", 0, r->dx, 8, m->hidden);
+    put(t, slab, "qkv", 0, r->qkv, 8, s->qkv_rows[kind]);
+    put(t, slab, "dqkv", 0, r->dqkv, 8, s->draft_qkv_rows);
+    put(t, slab, "attn", 0, r->attn, 8, s->o_cols[kind]);
+    put(t, slab, "dattn", 0, r->dattn, 8, s->draft_heads * m->drafter.attention.v_dim);
+    put(t, slab, "act", 0, r->act, 8, s->dense_inner);
+    put(t, slab, "dact", 0, r->dact, 8, s->draft_inner);
+    put(t, slab, "ckv", 0, r->ckv, 8, s->draft_kv_rows);
+    put(t, slab, "c", 0, r->c, 8, m->hidden);
     for (int i = 0; i < m->drafter.tap_count; i++)
-        put_bf16(slab, at_buffer(t, "taps"), i, r->taps + (size_t)m->drafter.taps[i] * 8 * (size_t)m->hidden, 8,
-                 m->hidden);
-    put_f32(slab, at_buffer(t, "scores"), 0, r->scores, 8, m->experts.count);
-    put_f32(slab, at_buffer(t, "logits"), 0, r->logits, 8, m->vocab);
+        put(t, slab, "taps", i, r->taps + (size_t)m->drafter.taps[i] * 8 * (size_t)m->hidden, 8, m->hidden);
+    put(t, slab, "scores", 0, r->scores, 8, m->experts.count);
+    put(t, slab, "logits", 0, r->logits, 8, m->vocab);
     for (int k = 0; k < r->routing.active; k++) {
-        put_bf16(slab, at_buffer(t, "eact"), k, r->eact + (size_t)k * 8 * (size_t)s->expert_inner, 8, s->expert_inner);
-        put_f32(slab, at_buffer(t, "ey"), k, r->ey + (size_t)k * 8 * (size_t)m->hidden, 8, m->hidden);
+        put(t, slab, "eact", k, r->eact + (size_t)k * 8 * (size_t)s->expert_inner, 8, s->expert_inner);
+        put(t, slab, "ey", k, r->ey + (size_t)k * 8 * (size_t)m->hidden, 8, m->hidden);
     }
     put_best(slab, at_buffer(t, "best"), r->best, m->vocab);
     put_best(slab, at_buffer(t, "dbest"), r->dbest, m->vocab);
@@ -493,7 +515,8 @@ static void numbers(void) {
     FRESH();
     float host[4] = {1, -2, 0.001f, 0};
     uint16_t device[4];
-    Diff d = {.ctx = ctx};
+    Engine rounding = {.round_activations = true};
+    Diff d = {.ctx = ctx, .engine = &rounding};
     for (int i = 0; i < 4; i++) device[i] = float_to_bf16(host[i]);
     Patch patch = {.device = (uint8_t *)device,
                    .host = host,

@@ -76,7 +76,7 @@ gpu_kernel "$T/group.lua" '"attention" { tile = 8 }'
 check tile_across_kv_heads complains 1 "E0412" "4 share" "4 divides them" -- "$TILEGEN" check "$T/group.lua" --sku h200
 pages=12 gpu_kernel "$T/pages.lua" '"o_proj" { tile = 16 }'
 check pages_that_leave_no_room complains 1 "E0408" "at most 11 pages" -- "$TILEGEN" check "$T/pages.lua" --sku h200
-check pages_of_the_shipped_schedule complains 1 "the 191488 that a block has" -- "$TILEGEN" check demo/h200 -D page_count=12
+check pages_of_the_shipped_schedule complains 1 "the 187392 that a block has" -- "$TILEGEN" check demo/h200 -D page_count=12
 printf 'while true do end\n' >"$T/loop.lua"
 check endless_loop complains 1 "loop.lua:1" -- "$TILEGEN" check "$T/loop.lua"
 printf 'local s = "x" while true do s = s .. s end\n' >"$T/bomb.lua"

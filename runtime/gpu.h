@@ -14,7 +14,7 @@ typedef struct GpuOptions {
     const char *library; // the driver; NULL: libcuda.so.1
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
-    bool trace; // keep records for Decoder.trace
+    bool trace;     // keep records for Decoder.trace
     const volatile sig_atomic_t *cancelled;
     Progress progress;
 } GpuOptions;

@@ -5,11 +5,11 @@
 #include "gpu.h"
 
 enum {
-    RING = 4096,            // rounds that may wait for the host
-    TRACE_ROOM = 4096,      // records a worker
-    ROUND_ENDS = 1024,      // rounds whose times are kept for the trace
-    ABORT_PATIENCE = 400,   // ms that the kernel gets to leave
-    STOP_PATIENCE = 2000,   // ms to leave when idle
+    RING = 4096,          // rounds that may wait for the host
+    TRACE_ROOM = 4096,    // records a worker
+    ROUND_ENDS = 1024,    // rounds whose times are kept for the trace
+    ABORT_PATIENCE = 400, // ms that the kernel gets to leave
+    STOP_PATIENCE = 2000, // ms to leave when idle
     MEMORIES = 8,
 };
 

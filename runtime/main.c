@@ -87,11 +87,11 @@ static int read_numbers(Settings *s) {
         OptionId id;
         double lo, hi, otherwise;
         bool whole;
-    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},        {OPTION_CONTEXT, 16, 1 << 24, 0, true},
-                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},  {OPTION_TOP_K, 0, 1 << 24, 0, true},
-                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},     {OPTION_TEMPERATURE, 0, 100, 0, false},
-                   {OPTION_TOP_P, 1e-6, 1, 1, false},         {OPTION_SEED, 0, 9007199254740992.0, 0, true},
-                   {OPTION_DEVICE, 0, 1023, 0, true},         {OPTION_RANK, 0, 7, 0, true},
+    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},         {OPTION_CONTEXT, 16, 1 << 24, 0, true},
+                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},   {OPTION_TOP_K, 0, 1 << 24, 0, true},
+                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},      {OPTION_TEMPERATURE, 0, 100, 0, false},
+                   {OPTION_TOP_P, 1e-6, 1, 1, false},          {OPTION_SEED, 0, 9007199254740992.0, 0, true},
+                   {OPTION_DEVICE, 0, 1023, 0, true},          {OPTION_RANK, 0, 7, 0, true},
                    {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}, {OPTION_TIMEOUT, 0.1, 600, 0, false}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];

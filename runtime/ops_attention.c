@@ -118,7 +118,8 @@ void op_append(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++)
         for (int i = 0; i < c->rows; i++) {
             const float *row = c->r->qkv + (size_t)i * width;
-            rotated(c, a, false, w->k_norm, c->e->model->eps, row + k_row(h, head), c->r->rope[kind] + i * a->rope.rotary, k);
+            rotated(c, a, false, w->k_norm, c->e->model->eps, row + k_row(h, head),
+                    c->r->rope[kind] + i * a->rope.rotary, k);
             own_value(c, a, row + v_row(h, head), v);
             cache_store(c->e, &c->r->kv[c->layer], a, head, c->r->state.start + i, k, v);
         }

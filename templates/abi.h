@@ -16,9 +16,9 @@
 //   f32    8192 bytes: [s 8][half 2][lane 32] { row g + 8 half, inputs 4s..4s+3 }
 // A matrix pair (gate, up) is packed as one: rows 0-7 of strip n are gate rows 8n .. 8n+7, rows 8-15 the same up rows.
 //
-// ACTIVATIONS. A row of inputs of a matrix (x, dx, attn, dattn, act, dact, eact, taps, c) is padded to whole blocks of 128
-// inputs, and lies so that four lanes read 64 bytes side by side: of a block, input 32t + 8i + e of bf16 (e < 8) at place
-// 32i + 8t + e; input 32t + 4i + e of float (e < 4) at place 16i + 4t + e. Other rows lie in order.
+// ACTIVATIONS. A row of inputs of a matrix (x, dx, attn, dattn, act, dact, eact, taps, c) is padded to whole blocks of
+// 128 inputs, and lies so that four lanes read 64 bytes side by side: of a block, input 32t + 8i + e of bf16 (e < 8) at
+// place 32i + 8t + e; input 32t + 4i + e of float (e < 4) at place 16i + 4t + e. Other rows lie in order.
 //
 // CACHES. Of a layer, bf16: k [kv_heads][capacity][KEY_DIM(qk_dim)], padded by zeros;
 // v [kv_heads][capacity / 64][v_dim][64], the 64 positions of a chunk side by side. Position p lies at p & mask.
@@ -51,7 +51,7 @@ enum {
     ENGINE_RANKS = 8,
     ENGINE_STOPS = 16,
     COUNTER_STRIDE = 32, // words from counter group to counter group: a line each, or they would be in each other's way
-    ENGINE_GATES = 8, // rounds that a slow worker may be behind before their state is overwritten
+    ENGINE_GATES = 8,    // rounds that a slow worker may be behind before their state is overwritten
     ENGINE_THREADS = 512,       // load group 4 warps, compute 8, control 4
     ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
 };
@@ -228,16 +228,17 @@ typedef struct EngineTrace { // one a task of a worker: nanoseconds of the GPU's
 
 typedef struct EngineParams {
     uint64_t tables, layers, slab;
-    uint64_t peers[ENGINE_RANKS];       // slabs of all ranks, this one's included
-    uint64_t state;                      // EngineState [ENGINE_GATES]: of round r at r mod ENGINE_GATES
-    uint64_t gate; // uint64 [ENGINE_GATES + 1]: of round r at r mod ENGINE_GATES (r + 1) << 8 | flags; then whether to end
+    uint64_t peers[ENGINE_RANKS]; // slabs of all ranks, this one's included
+    uint64_t state;               // EngineState [ENGINE_GATES]: of round r at r mod ENGINE_GATES
+    uint64_t
+        gate; // uint64 [ENGINE_GATES + 1]: of round r at r mod ENGINE_GATES (r + 1) << 8 | flags; then whether to end
     uint64_t abort;                     // uint32 in device memory
     uint64_t claims, exits;             // uint32 an instance
     uint64_t mailbox, ring, report;     // host memory
     uint64_t prompt_host, prompt;       // int32 tokens: host memory, and the device's copy
     uint64_t rope_high[3], rope_low[3]; // double2 (cos, sin): [position / 256][rotary / 2], [position % 256][rotary /
                                         // 2]; full, window, drafter
-    uint64_t trace; // EngineTrace [workers][trace_room], or 0
+    uint64_t trace;                     // EngineTrace [workers][trace_room], or 0
     uint32_t trace_room;
     uint32_t rank, context, ring_size; // ring_size: a power of two
     uint32_t timeout_ms;               // a wait longer than this is a hang

@@ -1,7 +1,7 @@
 // attention: q against the cache and the round's own rows. A task is some query heads of one kv head and one part of a
-// split. A warp takes 16 queries, two heads by eight rows, and pieces of 16 positions: chunk n of 64 positions belongs to
-// part n mod split, and its pieces go round the warps that share the queries. Whatever the rows of the round are, a row's
-// arithmetic is the same: pieces that it does not see change nothing.
+// split. A warp takes 16 queries, two heads by eight rows, and pieces of 16 positions: chunk n of 64 positions belongs
+// to part n mod split, and its pieces go round the warps that share the queries. Whatever the rows of the round are, a
+// row's arithmetic is the same: pieces that it does not see change nothing.
 //
 // Softmax in base 2 with a whole number as the running maximum: every rescaling is exact, and a probability is rounded
 // to bf16 (for the product with v) alike, whichever chunk came first.
@@ -15,7 +15,7 @@
 template <int QK_DIM, int V_DIM, int ROTARY_DIM, bool WIDE_ROWS> struct HeadDims {
     static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
     static constexpr int TERMS = WIDE_ROWS ? 2 : 1; // bf16 terms of a query and of a probability
-    using Act = Activations<WIDE_ROWS>; // of the rows of q, k, v and of the output
+    using Act = Activations<WIDE_ROWS>;             // of the rows of q, k, v and of the output
     static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
 };
 
@@ -45,7 +45,8 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
 // the round; `norm`: weights of the head's norm, or 0; then the lanes of a
 // warp take a head's pieces in order. The rotated dims come in multiples of 16.
 template <class Dims>
-static DEVICE void head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d, float (&x)[8]) {
+static DEVICE void head_piece(const RopeRows<Dims> &rope, const char *head, uint64_t norm, float eps, int row, int d,
+                              float (&x)[8]) {
     float y[8];
     constexpr int half = Dims::ROTARY / 2;
     const bool rotates = d < Dims::ROTARY;
@@ -89,13 +90,16 @@ static DEVICE void head_piece(const RopeRows<Dims> &rope, const char *head, uint
     }
 }
 
-static DEVICE Quad pack8(const float (&x)[8]) { return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])}; }
+static DEVICE Quad pack8(const float (&x)[8]) {
+    return {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+}
 // What bf16 leaves over.
 static DEVICE Quad pack8_rest(const float (&x)[8], const Quad &q) {
     const uint32_t w[4] = {q.x, q.y, q.z, q.w};
     float rest[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) rest[2 * i] = x[2 * i] - bf16_low(w[i]), rest[2 * i + 1] = x[2 * i + 1] - bf16_high(w[i]);
+    for (int i = 0; i < 4; i++)
+        rest[2 * i] = x[2 * i] - bf16_low(w[i]), rest[2 * i + 1] = x[2 * i + 1] - bf16_high(w[i]);
     return pack8(rest);
 }
 
@@ -107,7 +111,8 @@ template <class Dims> static DEVICE int k_column(const EngineStep &s, int head) 
     return head / (int)s.chunk_kv * (int)s.chunk_rows + ((int)s.chunk_heads + head % (int)s.chunk_kv) * Dims::QK;
 }
 template <class Dims> static DEVICE int v_column(const EngineStep &s, int head) {
-    return head / (int)s.chunk_kv * (int)s.chunk_rows + (int)(s.chunk_heads + s.chunk_kv) * Dims::QK + head % (int)s.chunk_kv * Dims::V;
+    return head / (int)s.chunk_kv * (int)s.chunk_rows + (int)(s.chunk_heads + s.chunk_kv) * Dims::QK +
+           head % (int)s.chunk_kv * Dims::V;
 }
 
 // What a task keeps in shared memory: the round's own keys; values of the two groups of eight positions that the round
@@ -130,15 +135,18 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
         const bool key = head == heads;
         const int column = key ? k_column<Dims>(step, kv) : q_column<Dims>(step, slot.at.lo + head);
         float x[8];
-        head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * Dims::Act::BYTES, slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d, x);
+        head_piece<Dims>(own.rope, in + (uint64_t)row * step.in_row + column * Dims::Act::BYTES,
+                         slot.layer.weight[key ? SLOT_K_NORM : SLOT_Q_NORM], step.eps, row, d, x);
         Quad q = pack8(x);
         if (key && row >= rows) q = {0, 0, 0, 0};
         *reinterpret_cast<Quad *>(key ? &own.key[row][d] : &own.query[head][0][row][d]) = q;
-        if (Dims::TERMS == 2 && !key) *reinterpret_cast<Quad *>(&own.query[head][Dims::TERMS - 1][row][d]) = pack8_rest(x, q);
+        if (Dims::TERMS == 2 && !key)
+            *reinterpret_cast<Quad *>(&own.query[head][Dims::TERMS - 1][row][d]) = pack8_rest(x, q);
     }
     const int shift = start & 7;
 #pragma unroll 1
-    for (int i = thread; i < Dims::V / 8 * 16; i += COMPUTE_WARPS * 32) { // the round's own, eight dims at a time; zeros after
+    for (int i = thread; i < Dims::V / 8 * 16;
+         i += COMPUTE_WARPS * 32) { // the round's own, eight dims at a time; zeros after
         const int d = i % (Dims::V / 8) * 8, j = i / (Dims::V / 8), row = j - shift;
         if (row < 0) continue;
         float x[8];
@@ -147,9 +155,13 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
         for (int n = 0; n < 8; n++) own.value[d + n][j] = row < rows ? bf16_round(x[n] * step.value_scale) : 0;
     }
 #pragma unroll 1
-    for (int d = COMPUTE_WARPS * 32 - 1 - thread; d < Dims::V && shift; d += COMPUTE_WARPS * 32) { // older ones of the same eight
+    for (int d = COMPUTE_WARPS * 32 - 1 - thread; d < Dims::V && shift;
+         d += COMPUTE_WARPS * 32) { // older ones of the same eight
         const uint32_t at = (uint32_t)(start - shift) & slot.layer.mask;
-        const Quad v = global_quad(pointer<const uint16_t>(slot.layer.v) + (((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + at % KEY_CHUNK);
+        const Quad v = global_quad(pointer<const uint16_t>(slot.layer.v) +
+                                   (((uint64_t)kv * (slot.layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + d) *
+                                       KEY_CHUNK +
+                                   at % KEY_CHUNK);
         const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int j = 0; j < 7; j++)
@@ -158,15 +170,15 @@ template <class Dims> static DEVICE void own_rows(Compute &c, const Slot &slot, 
 }
 
 // The running state of 16 queries: lane holds queries g and g + 8.
-template <class Dims> struct Running {
-    float top[2], sum[2], out[Dims::V / 8][4];
-};
+template <class Dims> struct Running { float top[2], sum[2], out[Dims::V / 8][4]; };
 
 // Keys and values of 16 positions from `base` on, on their way to a warp. Column n of tile j of the scores stands for
-// position 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, eight bytes side by side of a dim's values.
+// position 4 (n / 2) + 2j + n mod 2: then lane t holds positions 4t .. 4t + 3, eight bytes side by side of a dim's
+// values.
 template <class Dims> struct Piece {
     static constexpr int UNITS = Dims::KEY / 32;
-    // Small heads leave registers for a whole piece ahead; of large ones keys come tile by tile, values 32 dims at a time.
+    // Small heads leave registers for a whole piece ahead; of large ones keys come tile by tile, values 32 dims at a
+    // time.
     static constexpr bool AHEAD = Dims::KEY <= 64;
     static constexpr int TILES = AHEAD ? 2 : 1, VALUES = AHEAD || Dims::V % 32 ? Dims::V / 8 : 4;
     Quad k[TILES][UNITS];
@@ -175,8 +187,10 @@ template <class Dims> struct Piece {
         const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1;
         const EngineLayer &layer = slot.layer;
         const int at = 4 * (g >> 1) + 2 * j + (g & 1), position = base + at;
-        const char *keys = pointer<const char>(layer.k) + ((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY * 2;
-        const char *key = position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys;
+        const char *keys = pointer<const char>(layer.k) +
+                           ((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY * 2;
+        const char *key =
+            position >= start ? reinterpret_cast<const char *>(own.key[position <= last ? position - start : 0]) : keys;
 #pragma unroll
         for (int u = 0; u < UNITS; u++) to[u] = any_quad(key + (32 * u + 8 * t) * 2);
     }
@@ -185,13 +199,18 @@ template <class Dims> struct Piece {
         const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1;
         const EngineLayer &layer = slot.layer;
         const uint32_t ring = (uint32_t)base & layer.mask;
-        const char *values = pointer<const char>(layer.v) + (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK + ring % KEY_CHUNK) * 2;
+        const char *values = pointer<const char>(layer.v) +
+                             (((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V * KEY_CHUNK +
+                              ring % KEY_CHUNK) *
+                                 2;
         // Groups of eight positions from start & ~7 on are in own.value; past the round's last there is nothing.
         const int mine = base + 4 * t, in_patch = mine - (start & ~7);
-        const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0]) : values + (g * KEY_CHUNK + 4 * t) * 2;
+        const char *value = in_patch >= 0 ? reinterpret_cast<const char *>(&own.value[g][in_patch < 16 ? in_patch : 0])
+                                          : values + (g * KEY_CHUNK + 4 * t) * 2;
         const int stride = in_patch >= 0 ? 8 * 16 * 2 : 8 * KEY_CHUNK * 2;
 #pragma unroll
-        for (int n = 0; n < VALUES; n++) v[n] = mine <= last ? any_pair(value + (first + n) * stride) : make_uint2(0, 0);
+        for (int n = 0; n < VALUES; n++)
+            v[n] = mine <= last ? any_pair(value + (first + n) * stride) : make_uint2(0, 0);
     }
     DEVICE void load(const Slot &slot, const Own<Dims> &own, int kv, int base) {
         if (!AHEAD) return;
@@ -206,23 +225,30 @@ template <class Dims> struct Queries {
     static constexpr bool HELD = Dims::KEY <= 64;
     Quad held[HELD ? Dims::TERMS : 1][HELD ? Dims::KEY / 32 : 1][2];
     uint32_t at[2]; // of row g of the two heads
-    DEVICE Quad get(int term, int u, int h) const { return HELD ? held[HELD ? term : 0][HELD ? u : 0][h] : from(term, u, h); }
-    DEVICE Quad from(int term, int u, int h) const { return shared_quad(at[h] + (term * ENGINE_ROWS * Dims::KEY + 32 * u) * 2); }
+    DEVICE Quad get(int term, int u, int h) const {
+        return HELD ? held[HELD ? term : 0][HELD ? u : 0][h] : from(term, u, h);
+    }
+    DEVICE Quad from(int term, int u, int h) const {
+        return shared_quad(at[h] + (term * ENGINE_ROWS * Dims::KEY + 32 * u) * 2);
+    }
     DEVICE void begin(const uint16_t *a, const uint16_t *b) {
         at[0] = shared_address(a), at[1] = shared_address(b);
         if (!HELD) return;
 #pragma unroll
         for (int term = 0; term < (HELD ? Dims::TERMS : 1); term++)
 #pragma unroll
-            for (int u = 0; u < (HELD ? Dims::KEY / 32 : 1); u++) held[term][u][0] = from(term, u, 0), held[term][u][1] = from(term, u, 1);
+            for (int u = 0; u < (HELD ? Dims::KEY / 32 : 1); u++)
+                held[term][u][0] = from(term, u, 0), held[term][u][1] = from(term, u, 1);
     }
 };
 
 // Folds a piece into the running state.
 template <class Dims>
-static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, Piece<Dims> &piece, int base, const Queries<Dims> &queries, Running<Dims> &r) {
+static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, Piece<Dims> &piece, int base,
+                                const Queries<Dims> &queries, Running<Dims> &r) {
     constexpr int UNITS = Dims::KEY / 32;
-    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3, last = start + rows - 1, mine = base + 4 * t;
+    const int start = slot.at.start, rows = slot.at.rows, g = lane_id() >> 2, t = lane_id() & 3,
+              last = start + rows - 1, mine = base + 4 * t;
     float score[2][4] = {};
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -238,7 +264,8 @@ static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, 
             }
     }
     // Both of a lane's queries are row g of the round, of two heads.
-    const int row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0, to = slot.step.causal && row < last ? row : last;
+    const int row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0,
+              to = slot.step.causal && row < last ? row : last;
     uint32_t weight[Dims::TERMS][2][2];
     float top[2] = {NO_SCORE, NO_SCORE};
 #pragma unroll
@@ -265,7 +292,9 @@ static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, 
             const float a = exp2_fast(score[j][2 * h] - high), b = exp2_fast(score[j][2 * h + 1] - high);
             sum += a + b;
             weight[0][j][h] = bf16_pair(a, b);
-            if (Dims::TERMS == 2) weight[Dims::TERMS - 1][j][h] = bf16_pair(a - bf16_low(weight[0][j][h]), b - bf16_high(weight[0][j][h]));
+            if (Dims::TERMS == 2)
+                weight[Dims::TERMS - 1][j][h] =
+                    bf16_pair(a - bf16_low(weight[0][j][h]), b - bf16_high(weight[0][j][h]));
         }
         r.sum[h] = r.sum[h] * keep + quad_sum(sum);
 #pragma unroll
@@ -279,7 +308,8 @@ static DEVICE void attend_piece(const Slot &slot, const Own<Dims> &own, int kv, 
         for (int n = 0; n < VALUES; n++)
 #pragma unroll
             for (int term = Dims::TERMS - 1; term >= 0; term--)
-                mma(r.out[first + n], weight[term][0][0], weight[term][0][1], weight[term][1][0], weight[term][1][1], piece.v[n].x, piece.v[n].y);
+                mma(r.out[first + n], weight[term][0][0], weight[term][0][1], weight[term][1][0], weight[term][1][1],
+                    piece.v[n].x, piece.v[n].y);
     }
 }
 
@@ -345,9 +375,10 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         if (active) {
             Queries<Dims> q;
             q.begin(&own.query[2 * pair][0][g][8 * t], &own.query[2 * pair + (both ? 1 : 0)][0][g][8 * t]);
-            // Piece n of this warp: the part's chunks, four pieces each, dealt round the key lanes. The next one is on its
-            // way while one is folded. Pieces before `from` are seen by no row.
-            const int part = split > 1 ? at.part : 0, first_chunk = from / KEY_CHUNK > part ? (from / KEY_CHUNK - part + split - 1) / split : 0;
+            // Piece n of this warp: the part's chunks, four pieces each, dealt round the key lanes. The next one is on
+            // its way while one is folded. Pieces before `from` are seen by no row.
+            const int part = split > 1 ? at.part : 0,
+                      first_chunk = from / KEY_CHUNK > part ? (from / KEY_CHUNK - part + split - 1) / split : 0;
             auto base_of = [&](int n) { return (n / 4 * split + part) * KEY_CHUNK + n % 4 * 16; };
             Piece<Dims> now, next;
             int n = first_chunk * 4 / key_lanes * key_lanes + key_lane, base = base_of(n);
@@ -364,8 +395,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 base = then;
             }
         }
-        // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for a few
-        // dims, in order, and does the sink and the division, or fills the part's place.
+        // All warps' sums go to shared memory, some dims at a time; then a thread joins the key lanes of one query for
+        // a few dims, in order, and does the sink and the division, or fills the part's place.
         const uint64_t sinks = slot.layer.weight[SLOT_SINK];
         const Share joined = share_of(at); // anew: fewer registers while pieces are folded
         constexpr int PASS = pass_dims<Dims>(), ROOM = PASS + 2;
@@ -379,7 +410,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 if (t == 0) mine[PASS] = r.top[h], mine[PASS + 1] = r.sum[h];
 #pragma unroll
                 for (int n = 0; n < PASS / 8; n++)
-                    *reinterpret_cast<float2 *>(mine + 8 * n + 2 * t) = make_float2(r.out[pass / 8 + n][2 * h], r.out[pass / 8 + n][2 * h + 1]);
+                    *reinterpret_cast<float2 *>(mine + 8 * n + 2 * t) =
+                        make_float2(r.out[pass / 8 + n][2 * h], r.out[pass / 8 + n][2 * h + 1]);
             }
             c.group.sync(c.who, *c.s);
 #pragma unroll 1
@@ -392,7 +424,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 const int d0 = thread % 16;
                 float top = NO_SCORE, sum = 0, out[EACH] = {};
 #pragma unroll 1
-                for (int lane = 0; lane < joined.key_lanes; lane++) top = fmaxf(top, first_lane[lane * step_lane + PASS]);
+                for (int lane = 0; lane < joined.key_lanes; lane++)
+                    top = fmaxf(top, first_lane[lane * step_lane + PASS]);
 #pragma unroll 1
                 for (int lane = 0; lane < joined.key_lanes; lane++) {
                     const float *theirs = first_lane + lane * step_lane;
@@ -403,7 +436,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 }
                 float factor = 1;
                 const float part_top = top, part_sum = sum;
-                if (split == 1) factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
+                if (split == 1)
+                    factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
 #pragma unroll
                 for (int i = 0; i < EACH; i++) {
                     const int d = d0 + 16 * i;
@@ -411,7 +445,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                     if (split > 1)
                         part_at<Dims>(c.p->slab + step.out, split, head, at.part, row)[2 + pass + d] = out[i];
                     else if (row < at.rows)
-                        Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row), head * Dims::V + pass + d, out[i] * factor);
+                        Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row),
+                                               head * Dims::V + pass + d, out[i] * factor);
                 }
                 if (split > 1 && pass == 0 && thread % 16 == 0) {
                     float *part = part_at<Dims>(c.p->slab + step.out, split, head, at.part, row);
@@ -437,17 +472,20 @@ template <class Dims> static DEVICE void join_parts(Compute &c) {
                 const float *theirs = part_at<Dims>(c.p->slab + step.in, step.split, head, part, c.warp);
                 float their_top = __ldcg(theirs);
                 if (their_top == NO_SCORE) continue;
-                float high = fmaxf(top, their_top), keep = top == NO_SCORE ? 0 : exp2_fast(top - high), fresh = exp2_fast(their_top - high);
+                float high = fmaxf(top, their_top), keep = top == NO_SCORE ? 0 : exp2_fast(top - high),
+                      fresh = exp2_fast(their_top - high);
                 sum = sum * keep + __ldcg(theirs + 1) * fresh;
                 out = out * keep + __ldcg(theirs + 2 + d) * fresh;
                 top = high;
             }
             float factor = softmax_factor(top, sum, sinks != 0, sinks ? pointer<const float>(sinks)[head] : 0);
-            Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)c.warp * step.out_row), head * Dims::V + d, out * factor);
+            Dims::Act::store_input(pointer<char>(c.p->slab + step.out + (uint64_t)c.warp * step.out_row),
+                                   head * Dims::V + d, out * factor);
         }
 }
 
-// append and context_append: the round's keys and values of some kv heads into the cache. append reads the fused rows, context_append [K | V] alone (FUSED false).
+// append and context_append: the round's keys and values of some kv heads into the cache. append reads the fused rows,
+// context_append [K | V] alone (FUSED false).
 template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
     c.drain();
     const Slot &slot = c.slot();
@@ -462,23 +500,29 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
     const int thread = c.warp * 32 + lane_id();
     constexpr int PIECES = Dims::KEY / 8;
     for (int head = at.lo; head < at.hi; head++) {
-        const int k = FUSED ? k_column<Dims>(step, head) : head * Dims::QK, v = FUSED ? v_column<Dims>(step, head) : (int)step.kv_heads * Dims::QK + head * Dims::V;
+        const int k = FUSED ? k_column<Dims>(step, head) : head * Dims::QK,
+                  v = FUSED ? v_column<Dims>(step, head) : (int)step.kv_heads * Dims::QK + head * Dims::V;
 #pragma unroll 1
         for (int n = thread; n < ENGINE_ROWS * PIECES; n += COMPUTE_WARPS * 32) {
             const int d = n % PIECES * 8, row = n / PIECES;
             float x[8];
-            head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * Dims::Act::BYTES, layer.weight[SLOT_K_NORM], step.eps, row, d, x);
+            head_piece<Dims>(rope, in + (uint64_t)row * step.in_row + k * Dims::Act::BYTES, layer.weight[SLOT_K_NORM],
+                             step.eps, row, d, x);
             const Quad q = pack8(x);
             const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
-            if (row < at.rows) *reinterpret_cast<Quad *>(pointer<char>(layer.k) + (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
+            if (row < at.rows)
+                *reinterpret_cast<Quad *>(pointer<char>(layer.k) +
+                                          (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = q;
         }
 #pragma unroll 1
         for (int i = thread; i < Dims::V * at.rows; i += COMPUTE_WARPS * 32) {
             const int d = i % Dims::V, row = i / Dims::V;
             const uint32_t place = (uint32_t)(at.start + row) & layer.mask;
             const float value = Dims::Act::load(in + (uint64_t)row * step.in_row, v + d);
-            pointer<uint16_t>(layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) * KEY_CHUNK + place % KEY_CHUNK] =
-                bf16_round(value * step.value_scale);
+            pointer<uint16_t>(
+                layer.v)[(((uint64_t)head * (layer.capacity / KEY_CHUNK) + place / KEY_CHUNK) * Dims::V + d) *
+                             KEY_CHUNK +
+                         place % KEY_CHUNK] = bf16_round(value * step.value_scale);
         }
     }
 }

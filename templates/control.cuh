@@ -24,7 +24,9 @@ template <class Model> struct Control {
     Waiter who;
 
     DEVICE EngineMailbox *mailbox() const { return pointer<EngineMailbox>(p->mailbox); }
-    DEVICE EngineState *state_of(uint32_t number) const { return pointer<EngineState>(p->state) + number % ENGINE_GATES; }
+    DEVICE EngineState *state_of(uint32_t number) const {
+        return pointer<EngineState>(p->state) + number % ENGINE_GATES;
+    }
     DEVICE void open_gate(uint32_t number, uint32_t flags) {
         if (flags & GATE_EXIT) store_release_wide(pointer<uint64_t>(p->gate) + ENGINE_GATES, 1);
         store_release_wide(pointer<uint64_t>(p->gate) + number % ENGINE_GATES, (uint64_t)(number + 1) << 8 | flags);
@@ -51,7 +53,8 @@ template <class Model> struct Control {
         state->start = start, state->rows = rows, state->anchor = anchor;
         state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
         state->prompt = left > 0, state->drafting = drafting;
-        for (int i = 0; i < rows && left; i++) state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
+        for (int i = 0; i < rows && left; i++)
+            state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
         const bool last_block = left && left <= ENGINE_ROWS;
         state->halt = (r.flags & REQUEST_HALT) && (r.limit > 1 ? left == 0 : last_block);
         state->halt_instance = r.halt_instance, state->halt_step = r.halt_body_step;
@@ -111,7 +114,8 @@ template <class Model> struct Control {
         const uint32_t room = hold ? 0 : p->ring_size / 2;
         if (!hold && serving->entry % room != 0) return; // looked at now and then: it is across the bus
         for (uint32_t n = 1; (int)(serving->entry - mailbox()->taken) > (int)room; n++) {
-            if ((n & 15) == 0 && (host_aborts() || tick_now(who) >= DYING || mailbox()->cancel == serving->number)) break;
+            if ((n & 15) == 0 && (host_aborts() || tick_now(who) >= DYING || mailbox()->cancel == serving->number))
+                break;
         }
     }
 
@@ -130,7 +134,9 @@ template <class Model> struct Control {
         const uint64_t time = nanoseconds(); // the round's end: the next may begin below
         const bool prompt = __ldcg(&state->prompt), hold = r.flags & REQUEST_HOLD;
         int choice = lane < rows ? __ldcg(pointer<const int>(p->slab + Model::CHOICE) + lane) : -1;
-        const int draft = lane + 1 < rows && !prompt && Model::BLOCK > 1 ? __ldcg(pointer<const int>(p->slab + Model::DRAFTS) + lane + 1) : -2;
+        const int draft = lane + 1 < rows && !prompt && Model::BLOCK > 1
+                              ? __ldcg(pointer<const int>(p->slab + Model::DRAFTS) + lane + 1)
+                              : -2;
         int accepted = __ffs(~__ballot_sync(~0u, choice == draft)) - 1;
         if (r.flags & REQUEST_ACCEPT && !prompt) accepted = drawn_accept(rows);
         if (prompt) accepted = rows - 1; // all of it counts; what follows it is the last row's choice
@@ -146,7 +152,8 @@ template <class Model> struct Control {
         if (ends) count = __ffs(ends);
         bool ended = ends != 0;
         if (serving->emitted + count > r.limit) count = (int)(r.limit - serving->emitted), ended = false;
-        const bool last = at.skip || serving->cancelled || ended || (!more_prompt && serving->emitted + count >= r.limit) || next >= (int)p->context;
+        const bool last = at.skip || serving->cancelled || ended ||
+                          (!more_prompt && serving->emitted + count >= r.limit) || next >= (int)p->context;
         uint32_t flags = 0;
         __syncwarp();
         if (lane == 0) {
@@ -158,7 +165,8 @@ template <class Model> struct Control {
         signal_all(*p, *s, at, 0);
         __syncwarp();
         if (!hold && !last && lane == 0) open_gate(round + 1, flags);
-        report_round((last ? ROUND_LAST : 0) | (prompt ? ROUND_PROMPT : 0) | (ended ? ROUND_ENDED : 0) | (serving->cancelled ? ROUND_CANCELLED : 0) |
+        report_round((last ? ROUND_LAST : 0) | (prompt ? ROUND_PROMPT : 0) | (ended ? ROUND_ENDED : 0) |
+                         (serving->cancelled ? ROUND_CANCELLED : 0) |
                          (gate.flags & GATE_SKIP_DRAFT ? 0 : ROUND_DRAFTED),
                      start, rows, prompt ? 0 : accepted, count, choice, time);
         if (lane == 0 && !last) {
@@ -176,18 +184,23 @@ template <class Model> struct Control {
         for (int rank = 0; rank < Model::RANKS; rank++)
             for (int row = 0; row < at.rows; row++) {
                 const char *from = pointer<const char>(p->slab + step.in + (uint64_t)row * step.in_row);
-                char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item + (uint64_t)row * step.out_row);
+                char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item +
+                                         (uint64_t)row * step.out_row);
                 for (int n = at.lo + lane_id(); element && n < at.hi; n += 32) {
                     const int place = step.site == SITE_OF_FC ? Act::place(n) : n;
                     if (element == 2)
-                        reinterpret_cast<uint16_t *>(to)[place] = __ldcg(reinterpret_cast<const uint16_t *>(from) + place);
+                        reinterpret_cast<uint16_t *>(to)[place] =
+                            __ldcg(reinterpret_cast<const uint16_t *>(from) + place);
                     else
-                        reinterpret_cast<uint32_t *>(to)[place] = __ldcg(reinterpret_cast<const uint32_t *>(from) + place);
+                        reinterpret_cast<uint32_t *>(to)[place] =
+                            __ldcg(reinterpret_cast<const uint32_t *>(from) + place);
                 }
                 if (!step.best) continue;
                 const Best *best = pointer<const Best>(p->slab + step.item_bytes);
-                Best *there = pointer<Best>(p->peers[rank] + step.best) + (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS;
-                for (int i = at.lo / STRIP_ROWS + lane_id(); i < at.hi / STRIP_ROWS; i += 32) there[i * ENGINE_ROWS + row] = best[i * ENGINE_ROWS + row];
+                Best *there = pointer<Best>(p->peers[rank] + step.best) +
+                              (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS;
+                for (int i = at.lo / STRIP_ROWS + lane_id(); i < at.hi / STRIP_ROWS; i += 32)
+                    there[i * ENGINE_ROWS + row] = best[i * ENGINE_ROWS + row];
             }
         __threadfence_system();
         __syncwarp();
@@ -203,7 +216,8 @@ template <class Model> struct Control {
             at.signal = entry.signal, at.signal_count = entry.signal_count;
             at.skip = gate.skips(in) || gate.halted(instance, entry.body_step);
         }
-        if (lane_id() < SLOT_SIGNALS && lane_id() < entry.signal_count) at.signals[lane_id()] = pointer<const EngineSignal>(p->tables + t->signal_at)[entry.signal + lane_id()];
+        if (lane_id() < SLOT_SIGNALS && lane_id() < entry.signal_count)
+            at.signals[lane_id()] = pointer<const EngineSignal>(p->tables + t->signal_at)[entry.signal + lane_id()];
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
         for (uint32_t i = lane_id(); i < entry.wait_count; i += 32) {
@@ -212,7 +226,8 @@ template <class Model> struct Control {
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             uint32_t since = 0;
             for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+                if ((n & 255) == 0)
+                    watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
                 if ((n & 1023) == 0 && worker_id() == 0) host_aborts();
             }
         }

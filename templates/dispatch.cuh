@@ -6,12 +6,12 @@
 
 // An entry on its way: a word or two a lane.
 struct Fetch {
-    int instance;          // -1: the round is over
-    uint32_t index;        // of the entry
-    uint32_t word;         // lanes 0-7: the entry
-    uint32_t step[2];      // lanes 0-63: the step
-    uint64_t layer;        // lanes 0-23
-    uint32_t group, want;  // a wait a lane
+    int instance;         // -1: the round is over
+    uint32_t index;       // of the entry
+    uint32_t word;        // lanes 0-7: the entry
+    uint32_t step[2];     // lanes 0-63: the step
+    uint64_t layer;       // lanes 0-23
+    uint32_t group, want; // a wait a lane
     bool holds, by_key;
     EngineSignal signal; // a signal a lane
     DEVICE uint32_t field(int i) const { return __shfl_sync(~0u, word, i); }
@@ -45,7 +45,9 @@ template <class Model> struct Dispatch {
     DEVICE void fetch_entry(Fetch &f) {
         if (f.instance < 0) return;
         if (lane_id() < 8) f.word = __ldg(pointer<const uint32_t>(p->tables + t->entry_at) + f.index * 8 + lane_id());
-        if (lane_id() < LAYER_WORDS) f.layer = __ldg(pointer<const unsigned long long>(p->layers) + s->instances[f.instance].table * LAYER_WORDS + lane_id());
+        if (lane_id() < LAYER_WORDS)
+            f.layer = __ldg(pointer<const unsigned long long>(p->layers) +
+                            s->instances[f.instance].table * LAYER_WORDS + lane_id());
     }
     DEVICE void fetch_rest(Fetch &f, int key) {
         if (f.instance < 0) return;
@@ -69,7 +71,8 @@ template <class Model> struct Dispatch {
     }
 
     // Writes the slot and posts it.
-    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo, uint32_t page_hi) {
+    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo,
+                     uint32_t page_hi) {
         const uint32_t place = number % SLOTS;
         barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
@@ -78,7 +81,8 @@ template <class Model> struct Dispatch {
         if (lane_id() + 32 < STEP_WORDS) step[32 + lane_id()] = f.step[1];
         if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
         if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = f.signal;
-        const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5), w6 = f.field(6), w7 = f.field(7);
+        const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5),
+                       w6 = f.field(6), w7 = f.field(7);
         const EngineInstance in = s->instances[f.instance];
         __syncwarp();
         if (lane_id() == 0) {
@@ -94,7 +98,8 @@ template <class Model> struct Dispatch {
             at.round = round;
             at.input = (uint32_t)f.instance << 20 | (w0 & 0x3FF) << 10 | (slot.step.in_item ? key + 1 : 0);
             if (p->trace) {
-                EngineTrace *trace = pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
+                EngineTrace *trace =
+                    pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
                 trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
             }
         }
@@ -111,8 +116,10 @@ template <class Model> struct Dispatch {
             uint32_t group, want, n = 1;
             uint32_t since = 0;
             bool holds;
-            for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds); !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+            for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds);
+                 !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+                if ((n & 255) == 0)
+                    watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
         __syncwarp();
     }
@@ -125,7 +132,9 @@ template <class Model> struct Dispatch {
         wait_more(f, key);
         __syncwarp();
         if (lane_id() == 0) {
-            if (p->trace) pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+            if (p->trace)
+                pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready =
+                    nanoseconds();
             barrier_arrive(shared_address(&s->ready[number % SLOTS]));
         }
         number++;
@@ -135,11 +144,15 @@ template <class Model> struct Dispatch {
         int stage = 0;
         uint32_t since = 0;
         for (uint32_t n = 1;; n++) {
-            if (next && stage == 0) fetch_entry(*next), stage = 1;
-            else if (next && stage == 1) fetch_rest(*next, -1), stage = 2;
+            if (next && stage == 0)
+                fetch_entry(*next), stage = 1;
+            else if (next && stage == 1)
+                fetch_rest(*next, -1), stage = 2;
             if (look(f)) break;
-            if ((n & 255) == 0 && !f.holds) watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
-            else if ((n & 255) == 0 && tick_now(who) >= DYING) give_up(who, WAITER_RING, 0, 0, 0, false);
+            if ((n & 255) == 0 && !f.holds)
+                watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
+            else if ((n & 255) == 0 && tick_now(who) >= DYING)
+                give_up(who, WAITER_RING, 0, 0, 0, false);
         }
         ready(f, key);
         if (next && stage == 0) fetch_entry(*next), stage = 1;
@@ -207,7 +220,9 @@ template <class Model> struct Dispatch {
                     uint32_t since = 0;
                     who.at(now.instance, now.field(7) >> 16, 0, 0);
                     for (uint32_t n = 1; !look(now); n++)
-                        if ((n & 255) == 0 && !now.holds) watch(who, since, WAITER_COUNTER, now.group, now.want, load_relaxed(counters + now.group * COUNTER_STRIDE));
+                        if ((n & 255) == 0 && !now.holds)
+                            watch(who, since, WAITER_COUNTER, now.group, now.want,
+                                  load_relaxed(counters + now.group * COUNTER_STRIDE));
                     if (!gate.skips(s->instances[now.instance])) pool(now);
                     fetch_entry(next);
                     fetch_rest(next, -1);

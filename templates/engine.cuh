@@ -4,8 +4,12 @@
 #include "attention.cuh"
 #include "control.cuh"
 
-template <int REGISTERS> DEVICE void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
-template <int REGISTERS> DEVICE void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+template <int REGISTERS> DEVICE void registers_down() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <int REGISTERS> DEVICE void registers_up() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
 
 template <class Model> static DEVICE void compute_role(Compute &c) {
     c.wait_posted();
@@ -63,22 +67,28 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     __shared__ Serving serving;
     const EngineTables *given = pointer<const EngineTables>(p.tables), *t = &s.tables;
     const int thread = (int)threadIdx.x, warp = warp_id();
-    for (uint32_t i = thread; i < sizeof(EngineTables) / 4; i += ENGINE_THREADS) reinterpret_cast<uint32_t *>(&s.tables)[i] = reinterpret_cast<const uint32_t *>(given)[i];
+    for (uint32_t i = thread; i < sizeof(EngineTables) / 4; i += ENGINE_THREADS)
+        reinterpret_cast<uint32_t *>(&s.tables)[i] = reinterpret_cast<const uint32_t *>(given)[i];
     __syncthreads();
-    for (uint32_t i = thread; i < t->instances; i += ENGINE_THREADS) s.instances[i] = pointer<const EngineInstance>(p.tables + t->instance_at)[i];
+    for (uint32_t i = thread; i < t->instances; i += ENGINE_THREADS)
+        s.instances[i] = pointer<const EngineInstance>(p.tables + t->instance_at)[i];
     for (uint32_t i = thread; i < t->bodies * ROLES; i += ENGINE_THREADS) {
         uint32_t body = i / ROLES, role = i % ROLES;
-        s.queues[i] = pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
+        s.queues[i] =
+            pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
     if (thread == 0) {
-        for (int i = 0; i < MAX_PAGES; i++) barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
+        for (int i = 0; i < MAX_PAGES; i++)
+            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
         for (int i = 0; i < SLOTS; i++) {
             barrier_init(shared_address(&s.posted[i]), 1), barrier_init(shared_address(&s.ready[i]), 1);
             barrier_init(shared_address(&s.freed[i]), COMPUTE_WARPS + FINISHERS);
             s.finished[i] = 0;
         }
-        for (int i = 0; i < STRIP_SLOTS; i++) barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS), barrier_init(shared_address(&s.strip_free[i]), 1);
+        for (int i = 0; i < STRIP_SLOTS; i++)
+            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS),
+                barrier_init(shared_address(&s.strip_free[i]), 1);
         barrier_init(shared_address(&s.group), COMPUTE_WARPS);
         s.items_in = s.items_out = s.gates_open = 0;
         s.tick = 1;

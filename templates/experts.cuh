@@ -13,7 +13,8 @@ template <int KEYS, int TOP> struct RoutesOf {
 };
 
 // A row a warp: the top k of p + bias, ties to the lowest expert, and their weights.
-template <class Model, class Routes> static DEVICE void choose_experts(const float *scores, const float *bias, int *chosen, float *weights) {
+template <class Model, class Routes>
+static DEVICE void choose_experts(const float *scores, const float *bias, int *chosen, float *weights) {
     constexpr int EACH = (Model::EXPERTS + 31) / 32;
     float p[EACH], value[EACH];
     float top = NO_SCORE, total = 0;
@@ -53,7 +54,8 @@ template <class Model, class Routes> static DEVICE void choose_experts(const flo
         if (lane_id() == k) mine = best_p, chosen[k] = (int)chosen_at;
         sum += best_p;
     }
-    if (lane_id() < Model::TOP_K) weights[lane_id()] = (Model::RENORMALISE ? mine / (sum + 1e-20f) : mine) * Model::EXPERT_SCALE;
+    if (lane_id() < Model::TOP_K)
+        weights[lane_id()] = (Model::RENORMALISE ? mine / (sum + 1e-20f) : mine) * Model::EXPERT_SCALE;
 }
 
 template <class Model> static DEVICE void route_rows(Compute &c) {
@@ -86,7 +88,8 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
         active = __ldcg(&routes->active);
     else {
         if (c.warp < rows) {
-            choose_experts<Model, Routes>(pointer<const float>(c.p->slab + step.in + c.warp * step.in_row), pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]),
+            choose_experts<Model, Routes>(pointer<const float>(c.p->slab + step.in + c.warp * step.in_row),
+                                          pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]),
                                           room.chosen[c.warp], routes->weight[c.warp]);
             __syncwarp();
             if (lane_id() < Model::TOP_K) {
@@ -124,9 +127,11 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     for (uint32_t i = 0; i < pool.credits; i++) {
         const uint32_t group = credits[i].group & GROUP_MASK, amount = credits[i].amount;
         if (credits[i].group & GROUP_KEY) {
-            for (uint32_t key = active + lane_id(); key < pool.keys; key += 32) add_release(counters + (group + key) * COUNTER_STRIDE, amount);
+            for (uint32_t key = active + lane_id(); key < pool.keys; key += 32)
+                add_release(counters + (group + key) * COUNTER_STRIDE, amount);
         } else if (credits[i].group & GROUP_TOKEN) {
-            for (uint32_t row = rows + lane_id(); row < ENGINE_ROWS; row += 32) add_release(counters + (group + row) * COUNTER_STRIDE, amount * pool.top);
+            for (uint32_t row = rows + lane_id(); row < ENGINE_ROWS; row += 32)
+                add_release(counters + (group + row) * COUNTER_STRIDE, amount * pool.top);
         } else if (lane_id() == 0 && pool.keys > (uint32_t)active)
             add_release(counters + group * COUNTER_STRIDE, amount * (pool.keys - active));
     }
@@ -145,16 +150,22 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
     const uint64_t out = c.p->slab + step.out + (uint64_t)row * step.out_row;
     for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
         float part[Model::TOP_K], sum = 0;
-        float old = step.finish == FINISH_RESIDUAL ? Activations<Model::WIDE>::load_input(pointer<const char>(out), n) : 0;
+        float old =
+            step.finish == FINISH_RESIDUAL ? Activations<Model::WIDE>::load_input(pointer<const char>(out), n) : 0;
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++)
-            part[k] = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)__ldcg(&routes->key[row][k]) * step.in_item + (uint64_t)row * step.in_row) + n);
+            part[k] = __ldcg(pointer<const float>(c.p->slab + step.in +
+                                                  (uint64_t)__ldcg(&routes->key[row][k]) * step.in_item +
+                                                  (uint64_t)row * step.in_row) +
+                             n);
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++) sum += __ldcg(&routes->weight[row][k]) * part[k];
         if (step.finish == FINISH_RESIDUAL) {
             Activations<Model::WIDE>::store_input(pointer<char>(out), n, old + sum);
             if (at.tap)
-                Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS), ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n, old + sum);
+                Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS),
+                                                      ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n,
+                                                      old + sum);
         } else
             pointer<float>(out)[n] = sum;
     }

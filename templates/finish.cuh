@@ -21,7 +21,8 @@ struct Finisher {
 };
 
 // Outputs n of a pair of tokens; `rows` of the round. INPUT: they are the inputs of a matrix.
-template <bool WIDE, bool INPUT> static DEVICE void store_pair(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
+template <bool WIDE, bool INPUT>
+static DEVICE void store_pair(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
     char *at = pointer<char>(out) + (uint64_t)token * row_bytes;
     if (INPUT) n = Activations<WIDE>::place(n);
     if (token < rows) Activations<WIDE>::store(at, n, a);
@@ -37,7 +38,8 @@ static DEVICE void better(Best &a, const Best &b) { // ties go to the lowest id
 }
 
 // The best of a strip's 16 outputs for token 2t + which, into the strip's place: [strip][8 tokens].
-static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int first_id, int n, int outputs, float low, float high) {
+static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int first_id, int n, int outputs,
+                              float low, float high) {
     Best b = {low, first_id + n};
     if (n + 8 < outputs) better(b, {high, first_id + n + 8});
 #pragma unroll
@@ -51,13 +53,14 @@ static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int
 // What a linear op's finishers know before its sums are there.
 struct Ending {
     uint32_t kind, row, outputs;
-    uint32_t out, tap; // in the slab; tap: 0 or where the drafter listens
+    uint32_t out, tap;  // in the slab; tap: 0 or where the drafter listens
     int rows, n, token; // n: output of row g in the first strip
     uint32_t rows_of_key;
     float alpha, limit;
 };
 
-template <class Model> static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Ending &e, int strip, int n, float (&v)[4]) {
+template <class Model>
+static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Ending &e, int strip, int n, float (&v)[4]) {
     using Act = Activations<Model::WIDE>;
     const int token = e.token, rows = e.rows;
     switch (e.kind) {
@@ -79,7 +82,8 @@ template <class Model> static DEVICE void finish_strip(const Finisher &f, const 
         if (n + 8 < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_SWIGLU:
-        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, e.limit), swiglu(v[1], v[3], e.alpha, e.limit));
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, e.limit),
+                                      swiglu(v[1], v[3], e.alpha, e.limit));
         break;
     case FINISH_EXPERT_UP: {
         char *to = pointer<char>(f.p->slab + e.out) + (uint64_t)token * e.row;
@@ -114,10 +118,19 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
-    const uint32_t strip_outputs = step.strip_outputs, strips = (at.hi - at.lo + strip_outputs - 1) / strip_outputs, warps_k = step.warps_k;
-    const Ending e = {step.finish, step.out_row, step.outputs, step.out + (at.key > 0 ? at.key * step.out_item : 0),
+    const uint32_t strip_outputs = step.strip_outputs, strips = (at.hi - at.lo + strip_outputs - 1) / strip_outputs,
+                   warps_k = step.warps_k;
+    const Ending e = {step.finish,
+                      step.out_row,
+                      step.outputs,
+                      step.out + (at.key > 0 ? at.key * step.out_item : 0),
                       step.taps && at.tap ? Model::TAPS + (at.tap - 1) * ENGINE_ROWS * step.out_row : 0,
-                      at.rows, at.lo + g, token, at.rows_of_key, step.alpha, step.limit};
+                      at.rows,
+                      at.lo + g,
+                      token,
+                      at.rows_of_key,
+                      step.alpha,
+                      step.limit};
     const bool normed = step.norm_slot != SLOT_COUNT;
     const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
     float factor[2] = {1, 1};
@@ -134,23 +147,27 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         }
         barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float2 share = make_float2(0, 0);
-        if (!known && g < (int)warps_k) share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
+        if (!known && g < (int)warps_k)
+            share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
             float4 part[COMPUTE_WARPS / 2];
 #pragma unroll
             for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) {
                 const uint32_t kw = half * (COMPUTE_WARPS / 2) + i;
-                part[i] = kw < warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()] : make_float4(0, 0, 0, 0);
+                part[i] = kw < warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()]
+                                       : make_float4(0, 0, 0, 0);
             }
 #pragma unroll
-            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
+            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
+                v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
         }
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
         if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
 #pragma unroll
-            for (int step4 = 4; step4 < 32; step4 *= 2) share.x += __shfl_xor_sync(~0u, share.x, step4), share.y += __shfl_xor_sync(~0u, share.y, step4);
+            for (int step4 = 4; step4 < 32; step4 *= 2)
+                share.x += __shfl_xor_sync(~0u, share.x, step4), share.y += __shfl_xor_sync(~0u, share.y, step4);
             factor[0] = rsqrtf(share.x * each + eps), factor[1] = rsqrtf(share.y * each + eps);
             known = true;
         }

@@ -74,7 +74,8 @@ template <bool WIDE> struct Raw {
         const uint32_t u = unit % 4, t = lane_id() & 3;
         wanted &= k + 32 * t + 8 * u < step.k;
         if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-        const char *at = pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row + (uint64_t)k * Activations<WIDE>::BYTES + (WIDE ? 2 * u : u) * 64 + t * 16;
+        const char *at = pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row +
+                         (uint64_t)k * Activations<WIDE>::BYTES + (WIDE ? 2 * u : u) * 64 + t * 16;
 #pragma unroll
         for (int i = 0; i < (WIDE ? 2 : 1); i++) {
             Quad q = {0, 0, 0, 0};
@@ -160,10 +161,13 @@ struct Cursor {
 };
 
 template <class Weight, bool WIDE, int HELD>
-static DEVICE void multiply_units(float (&sum)[2][4], uint32_t address, uint32_t from, uint32_t until, uint32_t first, const Inputs<WIDE> (&x)[HELD]) {
+static DEVICE void multiply_units(float (&sum)[2][4], uint32_t address, uint32_t from, uint32_t until, uint32_t first,
+                                  const Inputs<WIDE> (&x)[HELD]) {
 #pragma unroll
     for (int i = 0; i < HELD; i++)
-        if (i >= opaque(from) && i < opaque(until)) Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES, (first + i) % 4, x[i]);
+        if (i >= opaque(from) && i < opaque(until))
+            Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES,
+                                            (first + i) % 4, x[i]);
 }
 
 // Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
@@ -175,7 +179,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
     constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD];
     const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
-    const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k, lane_strip = c.warp / warps_k;
+    const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k,
+                   lane_strip = c.warp / warps_k;
     const uint32_t warp_units = c.slot().step.warp_units, units = c.slot().step.blocks * 4, first = kw * warp_units;
     const uint32_t mine = first < units ? min(warp_units, units - first) : 0;
     const bool normed = c.slot().step.norm_slot != SLOT_COUNT, held = warp_units <= HELD;
@@ -185,17 +190,21 @@ template <class Model> static DEVICE void linear(Compute &c) {
     cursor.begin(c.slot().step, lane_strip, first / 4);
     {
         const Slot &slot = c.slot();
-        const uint64_t in = c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
+        const uint64_t in =
+            c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
         const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
-        const uint32_t k = slot.step.k, strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
+        const uint32_t k = slot.step.k,
+                       strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
         Quad weights[HELD]; // on their way before the inputs
 #pragma unroll
-        for (int i = 0; i < HELD; i++) weights[i] = norm_piece(norm, first + i, opaque((uint32_t)(normed && held)) && i < opaque(mine) ? k : 0);
+        for (int i = 0; i < HELD; i++)
+            weights[i] = norm_piece(norm, first + i, opaque((uint32_t)(normed && held)) && i < opaque(mine) ? k : 0);
         if (lane_strip < strips && mine) chunks.seek(c, cursor.chunk); // the weights are ahead
         c.wait_ready();
         Raw<WIDE> raw[HELD];
 #pragma unroll
-        for (int i = 0; i < HELD; i++) raw[i].load(in, slot.step, first + i, opaque((uint32_t)held) && i < opaque(mine));
+        for (int i = 0; i < HELD; i++)
+            raw[i].load(in, slot.step, first + i, opaque((uint32_t)held) && i < opaque(mine));
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
             squares += raw[i].squares();
@@ -208,7 +217,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
         if (normed && held && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, block_bytes = step.block_bytes, op = step.op;
+        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs,
+                       block_bytes = step.block_bytes, op = step.op;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
             if (strip != lane_strip) cursor.advance(step, strip, lanes);
@@ -217,8 +227,11 @@ template <class Model> static DEVICE void linear(Compute &c) {
 #pragma unroll
                     for (int i = 0; i < HELD; i++) {
                         Raw<WIDE> raw;
-                        raw.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, first + base + i, base + i < opaque(mine));
-                        const Quad weight = norm_piece(normed ? slot.layer.weight[step.norm_slot] : 0, first + base + i, opaque((uint32_t)normed) && base + i < opaque(mine) ? step.k : 0);
+                        raw.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
+                                 first + base + i, base + i < opaque(mine));
+                        const Quad weight =
+                            norm_piece(normed ? slot.layer.weight[step.norm_slot] : 0, first + base + i,
+                                       opaque((uint32_t)normed) && base + i < opaque(mine) ? step.k : 0);
                         if (strip == lane_strip) squares += raw.squares();
                         x[i] = raw.operands(normed, weight);
                     }
@@ -227,10 +240,14 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 for (uint32_t done = 0; done < end;) { // chunk by chunk
                     const uint32_t until = min(end, done + (cursor.room - cursor.block) * 4 - (from + done) % 4);
                     const uint32_t address = chunks.seek(c, cursor.chunk) + cursor.offset + cursor.block * block_bytes;
-                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply_units<WeightBf16, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply_units<WeightFp8, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply_units<WeightMxfp4, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply_units<WeightF32, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
+                        multiply_units<WeightBf16, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
+                        multiply_units<WeightFp8, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
+                        multiply_units<WeightMxfp4, WIDE, HELD>(sum, address, done, until, from, x);
+                    if (Model::USES_F32 && op == RUN_LINEAR_F32)
+                        multiply_units<WeightF32, WIDE, HELD>(sum, address, done, until, from, x);
                     cursor.block += (from + until) / 4 - (from + done) / 4;
                     done = until;
                     if (cursor.block == cursor.room) cursor.block = 0, cursor.chunk++;
@@ -243,7 +260,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
-            *to = make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
+            *to =
+                make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             __syncwarp();
             if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
         }

@@ -1,5 +1,5 @@
-// load: the loader warp brings weights into pages, chunk by chunk, as far ahead as there are free pages. It waits for no
-// activation; only for what routing decided, where experts are claimed.
+// load: the loader warp brings weights into pages, chunk by chunk, as far ahead as there are free pages. It waits for
+// no activation; only for what routing decided, where experts are claimed.
 #ifndef TILEGEN_LOAD_CUH
 #define TILEGEN_LOAD_CUH
 #include "experts.cuh"
@@ -13,12 +13,15 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
         if (n > 4096) __nanosleep(200); // between requests
     }
     const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
-    return {(uint32_t)(gate & 0xFF), __ldcg(&state->start), __ldcg(&state->rows), __ldcg(&state->halt), __ldcg(&state->halt_instance), __ldcg(&state->halt_step)};
+    return {(uint32_t)(gate & 0xFF), __ldcg(&state->start),         __ldcg(&state->rows),
+            __ldcg(&state->halt),    __ldcg(&state->halt_instance), __ldcg(&state->halt_step)};
 }
 
 // What counter `wait` must reach, of this rank; `holds`: nothing was signalled before it.
-static DEVICE uint32_t counter_want(const EngineTables *t, uint64_t tables, EngineWait wait, uint32_t round, int instance, int key, uint32_t &group, bool &holds) {
-    const uint32_t *prefix = pointer<const uint32_t>(tables + t->prefix_at), *total = pointer<const uint32_t>(tables + t->total_at);
+static DEVICE uint32_t counter_want(const EngineTables *t, uint64_t tables, EngineWait wait, uint32_t round,
+                                    int instance, int key, uint32_t &group, bool &holds) {
+    const uint32_t *prefix = pointer<const uint32_t>(tables + t->prefix_at),
+                   *total = pointer<const uint32_t>(tables + t->total_at);
     int before = instance - (int)(wait.group >> LAG_SHIFT & 63);
     group = (wait.group & GROUP_MASK) + (wait.group & GROUP_KEY ? key : 0);
     holds = false;
@@ -47,7 +50,12 @@ struct Pieces { // where the chunks of a tile come from
 };
 static DEVICE Pieces pieces_of(const EngineStep &step, uint64_t weights, int lo, int hi, uint32_t chunks) {
     uint32_t strips = (hi - lo + step.strip_outputs - 1) / step.strip_outputs;
-    return {weights + (uint64_t)(step.first_strip + lo / step.strip_outputs) * step.strip_bytes, chunks, step.chunks_of_strip, step.strip_bytes, step.chunk_bytes, strips * step.strip_bytes};
+    return {weights + (uint64_t)(step.first_strip + lo / step.strip_outputs) * step.strip_bytes,
+            chunks,
+            step.chunks_of_strip,
+            step.strip_bytes,
+            step.chunk_bytes,
+            strips * step.strip_bytes};
 }
 
 template <class Model> struct Loader {
@@ -75,11 +83,13 @@ template <class Model> struct Loader {
     }
 
     // Claims items, hands each to dispatch, loads its weights. All lanes: a template a lane, a key or two a lane.
-    DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance, const Gate &gate, uint64_t policy) {
+    DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
+                     const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[entry.pool];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
-        const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants, page_lo = pool.page_lo, page_hi = pool.page_hi;
+        const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants, page_lo = pool.page_lo,
+                       page_hi = pool.page_hi;
         const bool dynamic = pool.dynamic;
         Pieces pieces = {};
         uint32_t item_bytes = 0, tiles = 1;
@@ -100,9 +110,10 @@ template <class Model> struct Loader {
             bool holds;
             const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+                if ((n & 255) == 0)
+                    watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
-            __syncwarp();
+        __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
         const uint32_t active = __ldcg(&routes->active), total = items * active;
@@ -122,20 +133,27 @@ template <class Model> struct Loader {
             for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which += of) item -= of * active;
             const uint32_t key = more ? item / of : 0;
             if (more) which += item % of;
-            const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0], mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
+            const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0],
+                           mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
             const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
             const uint32_t taken = handed++;
             for (uint32_t n = 1, since = 0; taken - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
             Item &slot = s->items[taken % ITEM_ROOM];
             __syncwarp();
-            if (lane < 8) reinterpret_cast<uint32_t *>(&slot.entry)[lane] = reinterpret_cast<const uint32_t *>(&s->templates[which])[lane];
+            if (lane < 8)
+                reinterpret_cast<uint32_t *>(&slot.entry)[lane] =
+                    reinterpret_cast<const uint32_t *>(&s->templates[which])[lane];
             if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = chosen_by;
             __syncwarp();
             if (lane == 0) shared_release(shared_address(&s->items_in), taken + 1);
             if (!more) break;
-            const Pieces from = {__shfl_sync(~0u, pieces.from, which) + (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which), __shfl_sync(~0u, pieces.chunks, which),
-                                 __shfl_sync(~0u, pieces.chunks_of_strip, which), __shfl_sync(~0u, pieces.strip_bytes, which), __shfl_sync(~0u, pieces.chunk_bytes, which),
+            const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
+                                     (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which),
+                                 __shfl_sync(~0u, pieces.chunks, which),
+                                 __shfl_sync(~0u, pieces.chunks_of_strip, which),
+                                 __shfl_sync(~0u, pieces.strip_bytes, which),
+                                 __shfl_sync(~0u, pieces.chunk_bytes, which),
                                  __shfl_sync(~0u, pieces.bytes, which)};
             if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
         }
@@ -167,21 +185,28 @@ template <class Model> struct Loader {
                         entry = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + lane_id()];
                         if (entry.kind == ENGINE_LOAD) {
                             const EngineStep &step = Model::step(entry.step);
-                            pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi, gate.halted(instance, entry.body_step) ? 0 : entry.chunks);
+                            pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi,
+                                               gate.halted(instance, entry.body_step) ? 0 : entry.chunks);
                         }
                     }
                     for (uint32_t i = 0; i < count; i++) {
                         const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
                         if (kind == ENGINE_POOL) {
                             if constexpr (Model::EXPERTS > 0) {
-                                const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
+                                const EngineEntry it =
+                                    pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
                                 pool(t, it, round, instance, gate, policy);
                             }
                             continue;
                         }
-                        const Pieces from = {__shfl_sync(~0u, pieces.from, i), __shfl_sync(~0u, pieces.chunks, i), __shfl_sync(~0u, pieces.chunks_of_strip, i),
-                                             __shfl_sync(~0u, pieces.strip_bytes, i), __shfl_sync(~0u, pieces.chunk_bytes, i), __shfl_sync(~0u, pieces.bytes, i)};
-                        who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i), __shfl_sync(~0u, entry.hi, i));
+                        const Pieces from = {__shfl_sync(~0u, pieces.from, i),
+                                             __shfl_sync(~0u, pieces.chunks, i),
+                                             __shfl_sync(~0u, pieces.chunks_of_strip, i),
+                                             __shfl_sync(~0u, pieces.strip_bytes, i),
+                                             __shfl_sync(~0u, pieces.chunk_bytes, i),
+                                             __shfl_sync(~0u, pieces.bytes, i)};
+                        who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i),
+                               __shfl_sync(~0u, entry.hi, i));
                         uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
                         fill_all(from, page, 0, Model::PAGES, policy);
                     }

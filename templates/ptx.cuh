@@ -85,10 +85,7 @@ DEVICE Quad global_quad(const void *at) {
 }
 DEVICE Quad any_quad(const void *at) { // global or shared
     Quad v;
-    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at)
-                 : "memory");
+    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
     return v;
 }
 
@@ -210,7 +207,8 @@ template <bool WIDE> struct Activations {
         const Quad a = global_quad(at), b = WIDE ? global_quad(at + 16) : a;
         const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+        for (int i = 0; i < 8; i++)
+            v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
     }
 };
 

@@ -47,12 +47,16 @@ template <class Model> static DEVICE void sum_ranks(Compute &c) {
     for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
         float sum = 0;
         for (int rank = 0; rank < Model::RANKS; rank++) {
-            float part = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)rank * step.in_slab + (uint64_t)row * step.in_row) + n);
+            float part = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)rank * step.in_slab +
+                                                     (uint64_t)row * step.in_row) +
+                                n);
             sum = rank ? sum + part : part;
         }
         sum += Activations<Model::WIDE>::load_input(x, n);
         Activations<Model::WIDE>::store_input(x, n, sum);
-        if (step.taps && at.tap) Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS), ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n, sum);
+        if (step.taps && at.tap)
+            Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS),
+                                                  ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n, sum);
     }
 }
 
@@ -182,7 +186,8 @@ template <class Model> static DEVICE void choose(Compute &c) {
     }
     const EngineState *state = pointer<const EngineState>(c.p->state) + at.round % ENGINE_GATES;
     const float temperature = __ldcg(&state->temperature);
-    for (int row = at.lo + (temperature > 0 ? 0 : c.warp); row < at.hi && row < at.rows; row += temperature > 0 ? 1 : COMPUTE_WARPS) {
+    for (int row = at.lo + (temperature > 0 ? 0 : c.warp);
+         row < at.hi && row<at.rows; row += temperature> 0 ? 1 : COMPUTE_WARPS) {
         if (temperature <= 0) {
             const int id = best_token<Model>(strips, row);
             if (lane_id() == 0) out[row] = id;

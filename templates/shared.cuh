@@ -1,9 +1,9 @@
-// shared: what the warps of a worker (a block) share: pages with their barriers, the instruction slots, partial sums; and
-// the waits, which end with a report instead of hanging.
+// shared: what the warps of a worker (a block) share: pages with their barriers, the instruction slots, partial sums;
+// and the waits, which end with a report instead of hanging.
 //
 // Warps of a worker. Load group: 0 loader (weights into pages), 1 dispatch (fetches entries, waits for their counters,
-// fills slots), 2 control (its own queue; on worker 0 the request loop), 3 reporter (sleeps until something is wrong). Then eight compute warps, then four
-// finishers, which add up the partial sums of linear ops and write results.
+// fills slots), 2 control (its own queue; on worker 0 the request loop), 3 reporter (sleeps until something is wrong).
+// Then eight compute warps, then four finishers, which add up the partial sums of linear ops and write results.
 #ifndef TILEGEN_SHARED_CUH
 #define TILEGEN_SHARED_CUH
 #include "ptx.cuh"
@@ -36,9 +36,9 @@ struct Instruction {
     uint32_t page, page_lo, page_hi, chunks;
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
-    int start, rows; // of the round
-    uint32_t skip;   // do nothing but signal
-    uint32_t tap;    // 1 + drafter's tap, or 0
+    int start, rows;                    // of the round
+    uint32_t skip;                      // do nothing but signal
+    uint32_t tap;                       // 1 + drafter's tap, or 0
     uint32_t round;
     uint32_t input; // equal, in one round, for instructions that read the same inputs
 };
@@ -77,16 +77,17 @@ struct Shared {
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2]; // of rounds by their parity, from dispatch to the loader
-    uint32_t gates_open; // how many rounds dispatch has seen begin
+    Gate gates[2];                // of rounds by their parity, from dispatch to the loader
+    uint32_t gates_open;          // how many rounds dispatch has seen begin
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
     Item items[ITEM_ROOM];
     EngineEntry templates[POOL_ITEMS]; // the loader's, of the pool at hand
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
-    uint32_t tick; // see report_role
+    uint32_t tick;                                                // see report_role
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
-    alignas(16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
+    alignas(
+        16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
 static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
@@ -143,8 +144,8 @@ DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t pari
         if (tick_now(w) >= DYING) asm volatile("exit;");
 }
 
-// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block to
-// the host. It outlives the copies on their way into the block's shared memory.
+// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block
+// to the host. It outlives the copies on their way into the block's shared memory.
 DEVICE void report_role(const Waiter &w) {
     volatile uint32_t *tick = &w.s->tick;
     for (const uint64_t begun = nanoseconds();;) {
@@ -154,13 +155,16 @@ DEVICE void report_role(const Waiter &w) {
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
     }
     *tick = DYING;
-    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000); // others come to their records
+    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;)
+        __nanosleep(20000); // others come to their records
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
-        volatile EngineReport *to = pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
+        volatile EngineReport *to =
+            pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
         const volatile EngineReport *from = &w.s->waiters[warp];
         const uint32_t kind = from->kind ? from->kind : WAITER_RING;
         to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
-        to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi, to->round = from->round;
+        to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi,
+        to->round = from->round;
         to->group = from->group, to->want = from->want, to->have = from->have, to->timed_out = from->timed_out;
         __threadfence_system();
         to->kind = kind;
@@ -181,17 +185,20 @@ struct Group {
 
 // A task's beginning and end, for the trace.
 DEVICE void trace_begin(const EngineParams &p, uint32_t number) {
-    if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].begun = nanoseconds();
+    if (p.trace && lane_id() == 0)
+        pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].begun = nanoseconds();
 }
 DEVICE void trace_end(const EngineParams &p, uint32_t number) {
-    if (p.trace && lane_id() == 0) pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
+    if (p.trace && lane_id() == 0)
+        pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
 }
 
 // The signals of a task, by one warp, after all of the task's writes are ordered before this call. `rows`: of the key.
 DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction &at, uint32_t rows_of_key) {
     uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
     for (uint32_t i = lane_id(); i < at.signal_count; i += 32) {
-        const EngineSignal signal = i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
+        const EngineSignal signal =
+            i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
         const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
         uint32_t group = signal.group & GROUP_MASK;
         if (signal.group & GROUP_KEY) group += at.key;
@@ -199,7 +206,10 @@ DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction
             if (!(rows >> row & 1)) continue;
             if (signal.group & GROUP_ALL_RANKS) {
                 for (int rank = 0; rank < ENGINE_RANKS; rank++)
-                    if (p.peers[rank]) add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) + (group + row) * COUNTER_STRIDE, signal.amount);
+                    if (p.peers[rank])
+                        add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) +
+                                               (group + row) * COUNTER_STRIDE,
+                                           signal.amount);
             } else
                 add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
         }

@@ -44,9 +44,9 @@ typedef struct EngineStep {
     uint32_t kind; // attention: 0 full, 1 window, 2 drafter. choose: 0 sample, 2 draft. embed: likewise
     uint32_t k, blocks, warps_k, warp_units; // units: quarters of a block, the least that a warp takes
     uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;
-    uint32_t strip_outputs, first_strip; // first_strip: of the slot's matrix, where output 0 lies
-    uint32_t slot, norm_slot;            // SLOT_COUNT: none
-    uint32_t item_bytes;                 // an expert's share of its slot
+    uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
+    uint32_t slot, norm_slot;                // SLOT_COUNT: none
+    uint32_t item_bytes;                     // an expert's share of its slot
     uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
     uint32_t in_item;                        // a key's share of the inputs
     uint32_t out, out_row, out_item;

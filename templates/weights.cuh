@@ -4,15 +4,14 @@
 #include "ptx.cuh"
 
 // By quarters: quarter u of a block is products 2u and 2u + 1. `x`: the lane's inputs 32t + 8u .. 32t + 8u + 7 of row
-// g = lane / 4, in pairs. Where WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added
-// to: rows g and g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
-template <bool WIDE> struct Inputs {
-    uint32_t x[4], low[WIDE ? 4 : 1];
-};
+// g = lane / 4, in pairs. Where WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is
+// added to: rows g and g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+template <bool WIDE> struct Inputs { uint32_t x[4], low[WIDE ? 4 : 1]; };
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.
 template <bool WIDE>
-static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, const Inputs<WIDE> &in, int i) {
+static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                           const Inputs<WIDE> &in, int i) {
     mma(d, a0, a1, a2, a3, in.x[i], in.x[i + 1]);
     if constexpr (WIDE) mma(rest, a0, a1, a2, a3, in.low[i], in.low[i + 1]);
 }
@@ -29,7 +28,8 @@ struct WeightBf16 {
 
 struct WeightFp8 {
     enum { BYTES = FP8_BLOCK };
-    // Bytes `which` (0x1404: the low two, 0x3424: the high two) as bf16: e4m3's exponent has a bias of 7, bf16's of 127.
+    // Bytes `which` (0x1404: the low two, 0x3424: the high two) as bf16: e4m3's exponent has a bias of 7, bf16's of
+    // 127.
     static DEVICE uint32_t widen(uint32_t codes, uint32_t which) {
         uint32_t v = permute(codes, 0, which);
         return bf16_mul2((v & 0x80008000u) | ((v >> 4) & 0x07F007F0u), 0x7B807B80u); // times 2^120
@@ -38,8 +38,10 @@ struct WeightFp8 {
         float part[2][4] = {}, top, bottom;
         asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
         const Quad q = shared_quad(at + u * 512 + lane_id() * 16);
-        product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424), in, 0);
-        product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424), in, 2);
+        product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424),
+                      in, 0);
+        product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424),
+                      in, 2);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             sum[i][0] += part[i][0] * top, sum[i][1] += part[i][1] * top;

@@ -153,7 +153,8 @@ static void drafting_changes_nothing(void) {
         for (int t = 0; t < 3; t++) {
             Answer a = {0}, b = {0};
             checked++;
-            equal += answer(gpu, i, temperatures[t], false, &a) && answer(gpu, i, temperatures[t], true, &b) && same(&a, &b);
+            equal +=
+                answer(gpu, i, temperatures[t], false, &a) && answer(gpu, i, temperatures[t], true, &b) && same(&a, &b);
         }
     printf("# drafting against none: %d of %d answers identical\n", equal, checked);
     CHECK(equal == checked && checked == 150, "%d of %d", equal, checked);
@@ -212,8 +213,8 @@ int main(void) {
     snprintf(few, sizeof few, "%s/few/demo-%s.bundle", build, sku);
     json_t *root = demo_json("prompts.json"), *entry;
     size_t index;
-    json_array_foreach(root, index, entry) if (index < 64)
-        prompts[prompt_count++] = strdup(json_string_value(json_object_get(entry, "text")));
+    json_array_foreach(root, index, entry) if (index < 64) prompts[prompt_count++] =
+        strdup(json_string_value(json_object_get(entry, "text")));
     Ctx *ctx = ctx_new((Env){0});
     ctx_protect(ctx, encode_body, NULL);
     ctx_free(ctx);

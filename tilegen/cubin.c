@@ -73,13 +73,11 @@ static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
                    ENGINE_THREADS, registers, sku->name, sku->registers);
     int64_t shared = (int64_t)r->shared + cubin_dynamic_shared(c);
     if (shared > sku->shared_memory) {
-        diag_error(ctx, E0455, NO_SPAN,
-                   "%d pages of %d bytes and %d beside them are %lld bytes of shared memory; %s has %d",
-                   c->prog->page_count, c->prog->page_bytes, r->shared, (long long)shared, sku->name,
-                   sku->shared_memory);
+        diag_error(
+            ctx, E0455, NO_SPAN, "%d pages of %d bytes and %d beside them are %lld bytes of shared memory; %s has %d",
+            c->prog->page_count, c->prog->page_bytes, r->shared, (long long)shared, sku->name, sku->shared_memory);
         if (c->prog->page_bytes)
-            diag_help(ctx, "at most %d pages of this size fit",
-                      (sku->shared_memory - r->shared) / c->prog->page_bytes);
+            diag_help(ctx, "at most %d pages of this size fit", (sku->shared_memory - r->shared) / c->prog->page_bytes);
     }
     return diag_errors(ctx) == errors;
 }

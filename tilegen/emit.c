@@ -3,8 +3,12 @@
 #include "text.h"
 #include <string.h>
 
-static void number(Text *t, const char *name, long long value) { text_printf(t, "    static constexpr int %s = %lld;\n", name, value); }
-static void flag(Text *t, const char *name, bool value) { text_printf(t, "    static constexpr bool %s = %s;\n", name, value ? "true" : "false"); }
+static void number(Text *t, const char *name, long long value) {
+    text_printf(t, "    static constexpr int %s = %lld;\n", name, value);
+}
+static void flag(Text *t, const char *name, bool value) {
+    text_printf(t, "    static constexpr bool %s = %s;\n", name, value ? "true" : "false");
+}
 
 // A float that reads back as it is; hexadecimal.
 static const char *real(Ctx *ctx, float value) { return arena_printf(ctx->arena, "%af", (double)value); }
@@ -16,8 +20,8 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
     const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
     bool uses[4] = {false};
-    // Quarters of blocks whose inputs a warp holds: those of the ops with a norm, as far as registers go. Others load them
-    // strip by strip where they are more: the less code, the faster it is fetched.
+    // Quarters of blocks whose inputs a warp holds: those of the ops with a norm, as far as registers go. Others load
+    // them strip by strip where they are more: the less code, the faster it is fetched.
     uint32_t held = 1, most = c->sched->activations == DTYPE_F32 ? MOST_HELD_UNITS / 2 : MOST_HELD_UNITS;
     for (int i = 0; i < steps->count; i++) {
         if (steps->at[i].op > RUN_LINEAR_F32) continue;
@@ -50,8 +54,10 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
-    text_printf(t, "    using Target = HeadDims<%d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim, target->rope.rotary);
-    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim, drafter->rope.rotary);
+    text_printf(t, "    using Target = HeadDims<%d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim,
+                target->rope.rotary);
+    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim,
+                drafter->rope.rotary);
     text_printf(t, "    static DEVICE const EngineStep &step(uint32_t i) { return engine_steps[i]; }\n};\n");
 }
 
@@ -74,8 +80,8 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n\n", c->model->name, c->job.sku->name, prog->ranks,
-                prog->ranks > 1 ? "s" : "", prog->workers);
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n\n",
+                c->model->name, c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers);
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
         text_printf(&t, "    // %s\n", prog->bodies[b].name);
@@ -86,6 +92,7 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     }
     text_printf(&t, "};\n\n");
     emit_model(ctx, &t, c, steps);
-    text_printf(&t, "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n");
+    text_printf(&t, "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
+                    "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n");
     return t.at;
 }

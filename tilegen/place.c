@@ -65,8 +65,8 @@ static LayerAttention body_kind(const Place *p, const Body *body) {
     return ATTENTION_FULL;
 }
 
-// Tiles go round the workers. An op begins at the same worker in every body, where the op before it stopped: so a worker
-// runs few ops, and their instructions stay in its cache.
+// Tiles go round the workers. An op begins at the same worker in every body, where the op before it stopped: so a
+// worker runs few ops, and their instructions stay in its cache.
 static void place_body(Place *p, Body *body, int *cursor) {
     Prog *prog = p->prog;
     LayerAttention kind = body_kind(p, body);

@@ -39,7 +39,8 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
         p.item = strips * rows * 8;
         p.bytes = p.item * (b->rank == 2 ? ranks : 1);
     } else if (strcmp(b->name, "part") == 0) {
-        int v = m->attention[ATTENTION_FULL].heads ? m->attention[ATTENTION_FULL].v_dim : m->attention[ATTENTION_WINDOW].v_dim;
+        int v = m->attention[ATTENTION_FULL].heads ? m->attention[ATTENTION_FULL].v_dim
+                                                   : m->attention[ATTENTION_WINDOW].v_dim;
         p.bytes = (uint32_t)(b->dims[0] * b->dims[1]) * rows * (uint32_t)(v + 2) * 4;
     } else {
         if (AMONG(b->name, "x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c", "c_part"))
@@ -89,8 +90,12 @@ static void out_to(const Making *k, EngineStep *s, const char *name) {
 static uint32_t offset_of(const Making *k, const char *name) { return kernel_place(k->steps, k->c->prog, name).offset; }
 
 // Weights, norm and ends of a linear op.
-static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, uint32_t slot, uint32_t norm, uint32_t finish) {
-    static const uint32_t bodies[DTYPE_COUNT] = {[DTYPE_BF16] = RUN_LINEAR_BF16, [DTYPE_FP8] = RUN_LINEAR_FP8, [DTYPE_MXFP4] = RUN_LINEAR_MXFP4, [DTYPE_F32] = RUN_LINEAR_F32};
+static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, uint32_t slot, uint32_t norm,
+                        uint32_t finish) {
+    static const uint32_t bodies[DTYPE_COUNT] = {[DTYPE_BF16] = RUN_LINEAR_BF16,
+                                                 [DTYPE_FP8] = RUN_LINEAR_FP8,
+                                                 [DTYPE_MXFP4] = RUN_LINEAR_MXFP4,
+                                                 [DTYPE_F32] = RUN_LINEAR_F32};
     Geometry g;
     plan_geometry(k->c->plan, op, kind, &g);
     s->op = bodies[g.dtype];
@@ -98,11 +103,13 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->slot = slot, s->norm_slot = norm;
     s->k = (uint32_t)g.k, s->blocks = (uint32_t)g.blocks;
     s->warps_k = (uint32_t)g.warps_k, s->warp_units = (uint32_t)g.warp_units;
-    s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip, s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
+    s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip,
+    s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
     s->strip_outputs = (uint32_t)g.strip_outputs;
     s->block_bytes = (uint32_t)g.block_bytes;
     s->strip_bytes = (uint32_t)(g.blocks * g.block_bytes);
-    s->chunk_bytes = g.chunks_of_strip > 1 ? (uint32_t)(g.chunk_blocks * g.block_bytes) : s->strip_bytes * s->strips_of_chunk;
+    s->chunk_bytes =
+        g.chunks_of_strip > 1 ? (uint32_t)(g.chunk_blocks * g.block_bytes) : s->strip_bytes * s->strips_of_chunk;
     s->outputs = (uint32_t)plan_outputs(k->c->plan, op, kind);
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
@@ -240,8 +247,12 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         s->best = offset_of(k, one ? "dbest" : "dbest_part");
         s->eps = (float)m->drafter.eps;
         return linear_step(k, s, op, kind, SLOT_HEAD, SLOT_DRAFT_NORM, FINISH_BEST);
-    case OP_DRAFT_PICK: s->op = RUN_CHOOSE, s->kind = 2, s->best = offset_of(k, "dbest"), out_to(k, s, "drafts"); return true;
-    case OP_SAMPLE: s->op = RUN_CHOOSE, s->best = offset_of(k, "best"), in_from(k, s, "logits"), out_to(k, s, "choice"); return true;
+    case OP_DRAFT_PICK:
+        s->op = RUN_CHOOSE, s->kind = 2, s->best = offset_of(k, "dbest"), out_to(k, s, "drafts");
+        return true;
+    case OP_SAMPLE:
+        s->op = RUN_CHOOSE, s->best = offset_of(k, "best"), in_from(k, s, "logits"), out_to(k, s, "choice");
+        return true;
     case OP_FC:
         in_from(k, s, "taps"), out_to(k, s, one ? "c" : "c_part");
         s->in_slab_k = (uint32_t)m->hidden, s->in_slab = kernel_place(k->steps, c->prog, "taps").item;
@@ -259,7 +270,10 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
     case OP_PUSH: push_step(k, s, site); return true;
     case OP_REDUCE: {
         bool draft = site == SITE_DRAFT_ATTENTION || site == SITE_DRAFT_MLP;
-        const char *inbox = site == SITE_ATTENTION ? "ix" : site == SITE_MLP ? "im" : site == SITE_DRAFT_ATTENTION ? "dix" : "dim";
+        const char *inbox = site == SITE_ATTENTION         ? "ix"
+                            : site == SITE_MLP             ? "im"
+                            : site == SITE_DRAFT_ATTENTION ? "dix"
+                                                           : "dim";
         s->op = RUN_SUM_RANKS;
         in_from(k, s, inbox), out_to(k, s, draft ? "dx" : "x");
         s->in_slab = kernel_place(k->steps, c->prog, inbox).item;
@@ -284,7 +298,8 @@ static bool model_fits(Making *k) {
     const Plan *plan = k->c->plan;
     const Attention *full = &m->attention[ATTENTION_FULL], *window = &m->attention[ATTENTION_WINDOW];
     if (k->c->sched->cache != DTYPE_BF16) return cannot(k, "a cache that is not bf16");
-    if (full->heads && window->heads && (full->qk_dim != window->qk_dim || full->v_dim != window->v_dim || full->rope.rotary != window->rope.rotary))
+    if (full->heads && window->heads &&
+        (full->qk_dim != window->qk_dim || full->v_dim != window->v_dim || full->rope.rotary != window->rope.rotary))
         return cannot(k, "full and window layers with other head dims");
     if (plan->shape.vocab % STRIP_ROWS) return cannot(k, "a rank's share of the vocabulary that is no multiple of 16");
     if (m->embed_dtype != DTYPE_BF16) return cannot(k, "embeddings that are not bf16");
@@ -313,7 +328,8 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
         const Body *body = &prog->bodies[b];
         for (int s = 0; s < body->step_count; s++) {
             EngineStep *step = &steps->at[steps->first[b] + s];
-            if (!make_step(&k, step, body->steps[s].op, kernel_body_kind(c->model, prog, b), step_site(prog, body, s))) return NULL;
+            if (!make_step(&k, step, body->steps[s].op, kernel_body_kind(c->model, prog, b), step_site(prog, body, s)))
+                return NULL;
         }
         for (int i = 0; i < body->pool_count; i++) steps->at[steps->first[b] + body->pools[i].publisher].pool = ++pools;
     }

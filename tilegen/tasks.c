@@ -36,7 +36,8 @@ static void add_signals(Tables *t, const Task *task, EngineEntry *e) {
     for (int i = 0; i < task->signal_count; i++) {
         const Signal *s = &task->signals[i];
         uint32_t group = (uint32_t)t->offset[s->counter] + (s->group.kind == INDEX_RANGE ? (uint32_t)s->group.lo : 0);
-        EngineSignal signal = {group | group_flags(s->group) | (s->all_ranks ? GROUP_ALL_RANKS : 0), (uint32_t)s->amount};
+        EngineSignal signal = {group | group_flags(s->group) | (s->all_ranks ? GROUP_ALL_RANKS : 0),
+                               (uint32_t)s->amount};
         LIST_ADD(t->ctx->arena, &t->signals, signal);
     }
 }
@@ -89,20 +90,25 @@ static bool add_item(Tables *t, int b, const Pool *pool, int item) {
     EngineEntry *e = &t->entries.at[t->entries.count - 1], *before = e - 1;
     // Items of a step share their waits: the kernel looks at them once a step.
     if (item > 0 && pool->items[item - 1].step == task->step) {
-        bool equal = before->wait_count == e->wait_count && (e->wait_count == 0 || memcmp(t->waits.at + before->wait, t->waits.at + e->wait, e->wait_count * sizeof(EngineWait)) == 0);
+        bool equal = before->wait_count == e->wait_count &&
+                     (e->wait_count == 0 || memcmp(t->waits.at + before->wait, t->waits.at + e->wait,
+                                                   e->wait_count * sizeof(EngineWait)) == 0);
         if (!equal || e->wait_count > 32) {
             diag_error(t->ctx, E0442, task->span, "items of a step that do not wait for the same");
             return false;
         }
         e->wait = before->wait;
         t->waits.count -= e->wait_count;
-        if (before->signal_count == e->signal_count && (e->signal_count == 0 || memcmp(t->signals.at + before->signal, t->signals.at + e->signal, e->signal_count * sizeof(EngineSignal)) == 0)) {
+        if (before->signal_count == e->signal_count &&
+            (e->signal_count == 0 || memcmp(t->signals.at + before->signal, t->signals.at + e->signal,
+                                            e->signal_count * sizeof(EngineSignal)) == 0)) {
             e->signal = before->signal;
             t->signals.count -= e->signal_count;
         }
     }
     e->pool = (uint16_t)tiles;
-    if (plan_geometry(t->c->plan, t->c->prog->bodies[b].steps[task->step].op, kernel_body_kind(t->c->model, t->c->prog, b), &g))
+    if (plan_geometry(t->c->plan, t->c->prog->bodies[b].steps[task->step].op,
+                      kernel_body_kind(t->c->model, t->c->prog, b), &g))
         e->chunks = (uint16_t)geometry_chunks(&g, task->hi - task->lo);
     return true;
 }
@@ -135,7 +141,8 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
     for (int i = 0; i < pool->item_count; i++)
         for (int s = 0; s < pool->items[i].signal_count; s++) {
             const Signal *signal = &pool->items[i].signals[s];
-            uint32_t group = (uint32_t)t->offset[signal->counter] + (signal->group.kind == INDEX_RANGE ? (uint32_t)signal->group.lo : 0);
+            uint32_t group = (uint32_t)t->offset[signal->counter] +
+                             (signal->group.kind == INDEX_RANGE ? (uint32_t)signal->group.lo : 0);
             credit_add(t, &out, (EngineSignal){group | group_flags(signal->group), (uint32_t)signal->amount});
         }
     LIST_ADD(t->ctx->arena, &t->pools, out);
@@ -155,10 +162,15 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
             if (!add_task(t, b, &entry->task, entry->kind == ENTRY_LOAD ? ENGINE_LOAD : ENGINE_TASK)) return false;
             continue;
         }
-        EngineEntry e = {.step = (uint16_t)t->pools.at[first_pool + entry->pool].publisher, .kind = ENGINE_POOL, .pool = (uint16_t)(first_pool + entry->pool), .body_step = (uint16_t)(body->pools[entry->pool].publisher + 1)};
+        EngineEntry e = {.step = (uint16_t)t->pools.at[first_pool + entry->pool].publisher,
+                         .kind = ENGINE_POOL,
+                         .pool = (uint16_t)(first_pool + entry->pool),
+                         .body_step = (uint16_t)(body->pools[entry->pool].publisher + 1)};
         for (int w = 0; w < worker; w++) {
             const Queue *other = prog_queue(prog, body, w, ROLE_COMPUTE);
-            for (int k = 0; k < other->count; k++) e.part = (uint16_t)(e.part + (other->entries[k].kind == ENTRY_POOL && other->entries[k].pool == entry->pool));
+            for (int k = 0; k < other->count; k++)
+                e.part = (uint16_t)(e.part +
+                                    (other->entries[k].kind == ENTRY_POOL && other->entries[k].pool == entry->pool));
         }
         add_waits(t, &entry->task, &e);
         LIST_ADD(t->ctx->arena, &t->entries, e);
@@ -177,9 +189,12 @@ static void add_instances(const Tables *t, EngineInstance *out) {
             OpId op = prog->bodies[item->body].steps[r].op;
             ends &= op != OP_QKV && op != OP_DRAFT_QKV && op != OP_CONTEXT;
         }
-        int table = ends ? m->layer_count + (m->has_drafter ? m->drafter.layers : 0) : drafter ? m->layer_count + layer : layer;
+        int table = ends      ? m->layer_count + (m->has_drafter ? m->drafter.layers : 0)
+                    : drafter ? m->layer_count + layer
+                              : layer;
         int tap = !ends && !drafter && m->has_drafter ? model_tap(m, layer) + 1 : 0;
-        out[i] = (EngineInstance){(uint16_t)item->body, (uint16_t)layer, (uint16_t)table, (uint8_t)item->segment, (uint8_t)tap};
+        out[i] = (EngineInstance){(uint16_t)item->body, (uint16_t)layer, (uint16_t)table, (uint8_t)item->segment,
+                                  (uint8_t)tap};
     }
 }
 
@@ -224,7 +239,8 @@ bool tasks_encode(Ctx *ctx, const Compiled *c, const void **data, size_t *size) 
             if (!add_pool(&t, b, &prog->bodies[b].pools[i])) return false;
         for (int w = 0; w < prog->workers; w++)
             for (int r = 0; r < ROLE_COUNT; r++)
-                if (!add_queue(&t, b, w, (Role)r, first_pool, &queues[(b * prog->workers + w) * ROLE_COUNT + r])) return false;
+                if (!add_queue(&t, b, w, (Role)r, first_pool, &queues[(b * prog->workers + w) * ROLE_COUNT + r]))
+                    return false;
     }
     if (instances > 256) {
         diag_error(ctx, E0442, NO_SPAN, "%d instances a round; the kernel takes 256", instances);
@@ -232,22 +248,24 @@ bool tasks_encode(Ctx *ctx, const Compiled *c, const void **data, size_t *size) 
     }
     EngineInstance *list = ARENA_ARRAY(ctx->arena, EngineInstance, instances);
     add_instances(&t, list);
-    uint32_t *prefix = ARENA_ARRAY(ctx->arena, uint32_t, instances * t.groups + 1), *total = ARENA_ARRAY(ctx->arena, uint32_t, t.groups + 1);
+    uint32_t *prefix = ARENA_ARRAY(ctx->arena, uint32_t, instances * t.groups + 1),
+             *total = ARENA_ARRAY(ctx->arena, uint32_t, t.groups + 1);
     add_prefix(&t, prefix, total);
-    EngineTables head = {.magic = TABLES_MAGIC,
-                         .abi = ENGINE_ABI,
-                         .workers = (uint32_t)prog->workers,
-                         .instances = (uint32_t)instances,
-                         .bodies = (uint32_t)prog->body_count,
-                         .groups = (uint32_t)t.groups,
-                         .layers = (uint32_t)(c->model->layer_count + (c->model->has_drafter ? c->model->drafter.layers : 0) + 1),
-                         .entry_count = (uint32_t)t.entries.count,
-                         .wait_count = (uint32_t)t.waits.count,
-                         .signal_count = (uint32_t)t.signals.count,
-                         .pool_count = (uint32_t)t.pools.count,
-                         .counter_at = t.steps->counter_at,
-                         .logits_at = t.steps->logits_at,
-                         .slab_bytes = t.steps->slab_bytes};
+    EngineTables head = {
+        .magic = TABLES_MAGIC,
+        .abi = ENGINE_ABI,
+        .workers = (uint32_t)prog->workers,
+        .instances = (uint32_t)instances,
+        .bodies = (uint32_t)prog->body_count,
+        .groups = (uint32_t)t.groups,
+        .layers = (uint32_t)(c->model->layer_count + (c->model->has_drafter ? c->model->drafter.layers : 0) + 1),
+        .entry_count = (uint32_t)t.entries.count,
+        .wait_count = (uint32_t)t.waits.count,
+        .signal_count = (uint32_t)t.signals.count,
+        .pool_count = (uint32_t)t.pools.count,
+        .counter_at = t.steps->counter_at,
+        .logits_at = t.steps->logits_at,
+        .slab_bytes = t.steps->slab_bytes};
     uint8_t *out = NULL;
     for (int pass = 0; pass < 2; pass++) { // sizes, then bytes
         size_t at = sizeof head;

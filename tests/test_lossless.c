@@ -1,5 +1,5 @@
-// Drafting never changes a token: every prompt of tests/golden/demo/prompts.json, at three temperatures, on degrees 1
-// and 2, with other numbers of threads, and through a GPU-shaped Prog with load queues and split attention.
+// Drafting never changes a token: prompts of tests/golden/demo/prompts.json at three temperatures, 50 of them on degree 1
+// and 16 on degree 2, with other numbers of threads, and through a GPU-shaped Prog with load queues and split attention.
 #include "demo.h"
 
 typedef struct Answer {
@@ -70,13 +70,13 @@ static void compare(const char *bundle_a, int threads_a, const char *bundle_b, i
 
 static void drafting_changes_nothing_at_degree_1(void) {
     int bad, checked = 0;
-    compare(one, 2, one, 2, false, 64, "degree 1, drafting against none", &bad, &checked);
+    compare(one, 2, one, 2, false, 50, "degree 1, drafting against none", &bad, &checked);
     CHECK(bad == 0 && checked >= 150, "%d of %d", bad, checked);
 }
 static void drafting_changes_nothing_at_degree_2(void) {
     int bad, checked = 0;
-    compare(two, 2, two, 2, false, 64, "degree 2, drafting against none", &bad, &checked);
-    CHECK(bad == 0 && checked >= 150, "%d of %d", bad, checked);
+    compare(two, 2, two, 2, false, 16, "degree 2, drafting against none", &bad, &checked);
+    CHECK(bad == 0 && checked >= 48, "%d of %d", bad, checked);
 }
 static void threads_change_nothing(void) {
     int bad, checked = 0;

@@ -161,6 +161,7 @@ DEVICE void report_role(const Waiter &w) {
         volatile EngineReport *to =
             pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
         const volatile EngineReport *from = &w.s->waiters[warp];
+        if (from->kind == 0 && (warp == 2 || warp == 3)) continue; // they wait for the host and for time
         const uint32_t kind = from->kind ? from->kind : WAITER_RING;
         to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
         to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi,

@@ -8,7 +8,7 @@ typedef struct Answer {
     double acceptance;
 } Answer;
 
-enum { TOKENS = 32 };
+enum { TOKENS = 16 };
 static char one[1000], two[1000], gpu[1000];
 
 static bool answer(tr_session *s, const char *prompt, double temperature, bool no_draft, Answer *out) {
@@ -80,14 +80,14 @@ static void drafting_changes_nothing_at_degree_2(void) {
 }
 static void threads_change_nothing(void) {
     int bad, checked = 0;
-    compare(one, 1, one, 5, true, 8, "1 thread against 5", &bad, &checked);
-    CHECK(bad == 0 && checked >= 24, "%d of %d", bad, checked);
+    compare(one, 1, one, 5, true, 4, "1 thread against 5", &bad, &checked);
+    CHECK(bad == 0 && checked >= 12, "%d of %d", bad, checked);
 }
 static void drafting_changes_nothing_in_a_gpu_shaped_prog(void) {
     int bad, checked = 0;
-    compare(gpu, 2, gpu, 1, false, 5,
+    compare(gpu, 2, gpu, 1, false, 4,
             "h200's Prog, 132 workers with loads, attention in 4 parts, drafting against none", &bad, &checked);
-    CHECK(bad == 0 && checked >= 15, "%d of %d", bad, checked);
+    CHECK(bad == 0 && checked >= 12, "%d of %d", bad, checked);
 }
 
 static void seeds_and_temperatures_change_something(void) {

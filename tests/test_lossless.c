@@ -1,10 +1,11 @@
 // Drafting never changes a token: prompts of tests/golden/demo/prompts.json at three temperatures, 50 of them on degree 1
-// and 16 on degree 2, with other numbers of threads, and through a GPU-shaped Prog with load queues and split attention.
+// and 16 on degree 2, with other numbers of threads, through a GPU-shaped Prog with load queues and split attention, and
+// beyond the window.
 #include "demo.h"
 
 typedef struct Answer {
     int tokens[64];
-    size_t count;
+    size_t count, prompt;
     double acceptance;
 } Answer;
 
@@ -23,6 +24,7 @@ static bool answer(tr_session *s, const char *prompt, double temperature, bool n
     if (tr_generate(s, &request, &r) != 0) return false;
     memcpy(out->tokens, r.tokens, r.count * sizeof *r.tokens);
     out->count = r.count;
+    out->prompt = r.prompt_tokens;
     out->acceptance = r.acceptance;
     return true;
 }
@@ -90,6 +92,25 @@ static void drafting_changes_nothing_in_a_gpu_shaped_prog(void) {
     CHECK(bad == 0 && checked >= 12, "%d of %d", bad, checked);
 }
 
+// Four prompts after one another, so that the window of 128 positions is full before the first token.
+static void drafting_changes_nothing_beyond_the_window(void) {
+    json_t *root = demo_json("prompts.json");
+    tr_session *s = demo_open(one, NULL, 2);
+    CHECK(s);
+    for (size_t first = 0; first < 12; first += 4) {
+        char text[2000] = "";
+        for (size_t i = first; i < first + 4; i++)
+            strcat(text, json_string_value(json_object_get(json_array_get(root, i), "text")));
+        for (int warm = 0; warm < 2; warm++) {
+            Answer drafted, plain;
+            CHECK(answer(s, text, warm, false, &drafted) && answer(s, text, warm, true, &plain));
+            CHECK(drafted.prompt > 128 && same(&drafted, &plain), "prompt %zu, %zu tokens", first, drafted.prompt);
+        }
+    }
+    json_decref(root);
+    tr_close(s);
+}
+
 static void seeds_and_temperatures_change_something(void) {
     tr_session *s = demo_open(one, NULL, 2);
     CHECK(s);
@@ -110,6 +131,7 @@ int main(void) {
     RUN(drafting_changes_nothing_at_degree_2);
     RUN(threads_change_nothing);
     RUN(drafting_changes_nothing_in_a_gpu_shaped_prog);
+    RUN(drafting_changes_nothing_beyond_the_window);
     RUN(seeds_and_temperatures_change_something);
     return check_done();
 }

@@ -233,12 +233,13 @@ template <class Dims> struct Queries {
     }
     DEVICE void begin(const uint16_t *a, const uint16_t *b) {
         at[0] = shared_address(a), at[1] = shared_address(b);
-        if (!HELD) return;
+        if constexpr (HELD) {
 #pragma unroll
-        for (int term = 0; term < (HELD ? Dims::TERMS : 1); term++)
+            for (int term = 0; term < Dims::TERMS; term++)
 #pragma unroll
-            for (int u = 0; u < (HELD ? Dims::KEY / 32 : 1); u++)
-                held[term][u][0] = from(term, u, 0), held[term][u][1] = from(term, u, 1);
+                for (int u = 0; u < Dims::KEY / 32; u++)
+                    held[term][u][0] = from(term, u, 0), held[term][u][1] = from(term, u, 1);
+        }
     }
 };
 

@@ -32,7 +32,7 @@ struct Compute {
     DEVICE void leave() { // this warp is done with the instruction
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&s->freed[number % SLOTS]));
-        number++;
+        number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
     DEVICE void drain() {

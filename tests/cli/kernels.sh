@@ -147,7 +147,7 @@ spilling() {
 }
 check a_spill_is_refused spilling
 greedy() {
-    spoil 'extern "C" __global__ void greedy(int *p) { __shared__ int s[11000]; s[threadIdx.x] = *p; __syncthreads(); *p = s[*p]; }'
+    spoil 'extern "C" __global__ void greedy(int *p) { __shared__ int s[12000]; s[threadIdx.x] = *p; __syncthreads(); *p = s[*p]; }'
     complains 1 "E0455" "shared memory" -- in_home
 }
 check too_much_shared_memory_is_refused greedy

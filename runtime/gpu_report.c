@@ -40,10 +40,8 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int o
     case WAITER_COUNTER:
         text_printf(&text, "waits for %s to reach %u; it is at %u", group_text(ctx, prog, r->group), r->want, r->have);
         break;
-    case WAITER_PAGE: text_printf(&text, "waits for page %u", r->group); break;
     case WAITER_RING: text_printf(&text, "waits for its place between the warps"); break;
     case WAITER_GATE: text_printf(&text, "waits for the round to begin"); break;
-    case WAITER_GROUP: text_printf(&text, "waits for the other warps of its group"); break;
     default: text_printf(&text, "waits for something unknown (%u)", r->kind);
     }
     if (r->timed_out) text_printf(&text, "; it raised the alarm");
@@ -53,9 +51,7 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int o
 // What is told first: waits between workers, the earliest task of the earliest round before the others, since what that
 // one waits for is what is missing; then waits inside a worker, whose reason lies elsewhere.
 static bool comes_before(const EngineReport *a, const EngineReport *b) {
-    int first = a->kind == WAITER_COUNTER ? 0 : a->kind == WAITER_PAGE ? 1 : 2;
-    int second = b->kind == WAITER_COUNTER ? 0 : b->kind == WAITER_PAGE ? 1 : 2;
-    if (first != second) return first < second;
+    if ((a->kind == WAITER_COUNTER) != (b->kind == WAITER_COUNTER)) return a->kind == WAITER_COUNTER;
     if (a->round != b->round) return a->round < b->round;
     if (a->instance != b->instance) return a->instance < b->instance;
     return a->step < b->step;

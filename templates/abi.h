@@ -202,7 +202,7 @@ enum {
 // Who waited for what when the engine gave up: a record a warp of each worker. Host memory, zero at first; `kind` is
 // written last.
 enum { REPORT_RECORDS = 4096 };
-enum { WAITER_COUNTER = 1, WAITER_PAGE, WAITER_RING, WAITER_GATE, WAITER_GROUP };
+enum { WAITER_COUNTER = 1, WAITER_RING, WAITER_GATE };
 typedef struct EngineReport {
     volatile uint32_t kind;
     uint32_t worker, role, instance, step, lo, hi; // role: Role of roles.def; step: body_step

@@ -222,7 +222,7 @@ static void report(const Kernel *k) {
                                .have = 11,
                                .round = 7,
                                .timed_out = i == 17};
-        __atomic_store_n(&at[i].kind, i == 2 ? WAITER_PAGE : i == 3 ? WAITER_GATE : WAITER_COUNTER, __ATOMIC_RELEASE);
+        __atomic_store_n(&at[i].kind, i == 2 ? WAITER_RING : i == 3 ? WAITER_GATE : WAITER_COUNTER, __ATOMIC_RELEASE);
     }
 }
 

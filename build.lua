@@ -24,4 +24,7 @@ target "demo/h100-sxm"      { model = "models/demo.yaml", schedule = "schedules/
 target "llama-3.2-1b"       { model = "models/llama-3.2-1b.yaml", schedule = "schedules/decode.lua", sku = "host" }
 target "llama-3.2-1b/h200"  { model = "models/llama-3.2-1b.yaml", schedule = "schedules/decode.lua", sku = "h200" }
 target "mimo-v2.5-pro/h200-tp8"   { model = "models/mimo-v2.5-pro.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 8 }
+target "mimo-v2.5-pro/h100-sxm-tp8" { model = "models/mimo-v2.5-pro.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 8 }
+target "mimo-rank/h200"           { model = "models/mimo-rank.yaml", schedule = "schedules/decode.lua", sku = "h200" }
+target "mimo-rank/h100-sxm"       { model = "models/mimo-rank.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm" }
 target "mimo-v2.6-flash/h200-tp2" { model = "models/mimo-v2.6-flash.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }

@@ -292,6 +292,11 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
     e->round_activations = prog->buffers[x].dtype == DTYPE_BF16;
     e->cache16 = prog->buffers[kv].dtype == DTYPE_BF16;
     if (part >= 0) e->split = prog->buffers[part].dims[1];
+    for (int i = 0; i < prog->round_count; i++) {
+        const Body *body = &prog->bodies[prog->round[i].body];
+        for (int s = 0; s < body->step_count; s++)
+            if (body->steps[s].op == OP_MERGE) e->joins[model->layers[prog->round[i].layer_lo].attention] = true;
+    }
     shapes(e);
     e->rank = ARENA_ARRAY(ctx->arena, Rank, e->ranks);
     for (int i = 0; i < e->ranks; i++) {

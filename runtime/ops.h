@@ -68,7 +68,9 @@ struct Engine {
     const Prog *prog;
     const Checkpoint *weights;
     Shape shape;
-    int ranks, rows, context, split;
+    int ranks, rows, context;
+    int split;                    // parts of an attention over the keys, where a layer's body joins them
+    bool joins[ATTENTION_KINDS]; // it does
     bool round_activations, cache16;
     Heads heads[ATTENTION_KINDS], draft_heads;
     double *inv_freq[3];

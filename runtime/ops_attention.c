@@ -141,7 +141,7 @@ static void attend(const OpCall *c, LayerAttention kind, int head, int part, Par
                 c->r->rope[kind] + i * a->rope.rotary, q + (size_t)i * qk);
     }
     for (int chunk = from / CHUNK; chunk * CHUNK <= last; chunk++) {
-        if (chunk % e->split != part) continue;
+        if (e->joins[kind] && chunk % e->split != part) continue;
         int base = chunk * CHUNK, lo = base > from ? base : from,
             hi = base + CHUNK <= last + 1 ? base + CHUNK : last + 1;
         if (lo < start) cache_load(c, &c->r->kv[c->layer], a, group, lo, hi < start ? hi : start, base);
@@ -168,7 +168,7 @@ void op_attention(const OpCall *c) {
     for (int head = c->lo; head < c->hi; head++) {
         float room[MAX_ROWS][1024];
         Partial own[MAX_ROWS], *partials = own;
-        bool whole = c->e->split == 1;
+        bool whole = !c->e->joins[kind];
         if (!whole) partials = &c->r->parts[((size_t)head * (size_t)c->e->split + (size_t)part) * MAX_ROWS];
         for (int i = 0; i < c->rows; i++) {
             if (whole) partials[i].out = room[i];

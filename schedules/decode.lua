@@ -14,13 +14,17 @@ local function pages_of(bytes) return host and 1 or sku.page_memory // bytes end
 local t = tune {
     waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
     expert_waves = small and choice { 1, 2, 4, 8 } or choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
-    page_bytes = choice { 16384, 8192, 32768 },
+    -- 26112 bytes: 24 blocks of MXFP4, 12 of FP8, 6 of BF16. Copies of 17 KB and more stream at the memory's rate.
+    page_bytes = choice { 16384, 8192, 26112, 32768 },
     page_count = range(1, pages_of(8192), pages_of(16384)),
-    split = choice { 1, 2, 4, 8 },        -- parts of an attention over the keys
+    heads = choice { 16, 8, 4, 2, 1 },    -- query heads of an attention task, at most
+    split = choice { 1, 2, 4, 8, 16 },    -- parts of an attention over all keys; a window's are few
+    up_strips = choice { 1, 2, 4 },       -- strips of 8 outputs of an experts_up task
+    down_tile = choice { 384, 192, 128, 256, 512 },
 }
 -- With a few kv heads a rank, only splitting occupies all SMs; a short context is not worth the merge.
-on "sm_90a" { split = model.context <= 4096 and 1 or 4 }
-on "host"   { split = 1 }
+on "sm_90a" { split = model.context <= 4096 and 1 or 16, heads = small and 16 or 2 }
+if not small then on "sm_90a" { page_bytes = 26112, page_count = pages_of(26112) } end
 
 local function ceil_div(a, b) return (a + b - 1) // b end
 
@@ -55,10 +59,10 @@ local function cut(unit, tasks, outputs)
     return best
 end
 
--- Query heads of a task: on a GPU all of a key and value head, up to 16.
+-- Query heads of a task: on a GPU heads that share a key and value head.
 local function group(a, b)
     if host then return 1 end
-    local one, two, tile = a.heads // a.kv_heads, b.heads // b.kv_heads, 16
+    local one, two, tile = a.heads // a.kv_heads, b.heads // b.kv_heads, t.heads
     while one % tile > 0 or two % tile > 0 do tile = tile - 1 end
     return tile
 end
@@ -84,12 +88,19 @@ if model.dense_inner > 0 then
     add(op "mlp_down" { tile = hidden })
 end
 if experts then
-    -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Its inputs share a scale
-    -- in groups of 32, so ups come in multiples of that.
+    -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Where experts are most of
+    -- the bytes, tasks are as small as claiming them allows: the last one to end is waited for.
     local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
     add(op "router"       { tile = spread(host and 8 or strip, t.waves, experts.count) })
-    add(op "experts_up"   { tile = cut(32, tasks, experts.inner // tp), claim = small and "static" or "dynamic", per = "expert" })
-    add(op "experts_down" { tile = cut(32, tasks, model.hidden), claim = small and "static" or "dynamic" })
+    local few = small or host
+    add(op "experts_up" {
+        tile = few and cut(32, tasks, experts.inner // tp) or cut(pair * t.up_strips, experts.inner // tp // (pair * t.up_strips), experts.inner // tp),
+        claim = small and "static" or "dynamic", per = "expert",
+    })
+    add(op "experts_down" {
+        tile = cut(32, few and tasks or ceil_div(model.hidden, t.down_tile), model.hidden),
+        claim = small and "static" or "dynamic",
+    })
     add(op "combine"      { tile = hidden })
 end
 if drafter then
@@ -119,8 +130,8 @@ return kernel "decode" {
     cache = "bf16",
     roles = {
         load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
-        compute = { warps = 8, registers = 184 },
-        control = { warps = 4, registers = 64 },
+        compute = { warps = 8, registers = small and 184 or 192 },
+        control = { warps = 4, registers = small and 64 or 48 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

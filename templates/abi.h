@@ -52,6 +52,7 @@ enum {
     ENGINE_STOPS = 16,
     COUNTER_STRIDE = 32, // words from counter group to counter group: a line each, or they would be in each other's way
     ENGINE_GATES = 8,    // rounds that a slow worker may be behind before their state is overwritten
+    POOL_STEPS = 4,             // steps of a pool
     ENGINE_THREADS = 512,       // load group 4 warps, compute 8, control 4
     ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
 };
@@ -139,7 +140,7 @@ typedef struct EngineSignal {
 } EngineSignal;
 
 typedef struct EnginePool {
-    uint32_t keys, top, item, items; // templates: entries [item, item + items), by step
+    uint32_t keys, top, item, items; // templates: entries [item, item + items), one a step, its first tile
     uint32_t participants, dynamic;
     uint32_t page_lo, page_hi, chunks;
     uint32_t credit, credits; // what the publisher signals for keys that are not active: EngineSignals; a plain group's

@@ -96,7 +96,7 @@ template <class Model> struct Dispatch {
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             at.tap = in.tap;
             at.round = round;
-            at.input = (uint32_t)f.instance << 20 | (w0 & 0x3FF) << 10 | (slot.step.in_item ? key + 1 : 0);
+            at.input = round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);
             if (p->trace) {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
@@ -159,7 +159,8 @@ template <class Model> struct Dispatch {
         if (next && stage == 1) fetch_rest(*next, -1);
     }
 
-    // The items that the loader hands over. Items of a step share its waits: groups by key, or the same for all.
+    // The items that the loader hands over. Items of a step share its waits, groups by key or the same for all, so most
+    // items need not look at a counter.
     DEVICE void pool(const Fetch &f) {
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
         const uint32_t page_lo = pool.page_lo, page_hi = pool.page_hi;
@@ -181,6 +182,7 @@ template <class Model> struct Dispatch {
                 fetch_rest(item, 0);
                 first_group = item.group;
                 last = step;
+                item.group = ~0u;
             }
             const uint32_t signal = item.field(5), signals = item.field(6) >> 16;
             if (signal != last_signal && lane_id() < SLOT_SIGNALS && lane_id() < signals) {
@@ -188,8 +190,9 @@ template <class Model> struct Dispatch {
                 item.signal = {w.x, w.y};
             }
             last_signal = signal;
-            item.holds = lane_id() >= count;
-            item.group = first_group + (item.by_key ? key : 0);
+            const uint32_t group = first_group + (item.by_key ? key : 0);
+            if (group != item.group) item.holds = lane_id() >= count; // else it holds as it did for the item before
+            item.group = group;
             post(item, key, expert, chosen_by, page, page_lo, page_hi);
             if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
             while (page >= page_hi) page -= page_hi - page_lo;

@@ -185,8 +185,10 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1);
         const Slot &slot = f.s->slots[place];
         if (slot.step.op == RUN_LEAVE) return;
-        bool linear = slot.step.op <= RUN_LINEAR_F32;
-        if (linear || slot.at.skip) {
+        const bool linear = slot.step.op <= RUN_LINEAR_F32;
+        if (linear && slot.step.direct && !slot.at.skip) {
+            // the compute warps' own
+        } else if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
             if (linear && !slot.at.skip)
                 finish_linear<Model>(f, slot);
@@ -197,7 +199,8 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 uint32_t before = 0;
                 if (lane_id() == 0) before = shared_add(shared_address(&f.s->finished[place]), 1);
                 before = __shfl_sync(~0u, before, 0);
-                if (before % FINISHERS == FINISHERS - 1) {
+                if (before == FINISHERS - 1) {
+                    f.s->finished[place] = 0;
                     trace_end(*f.p, f.number);
                     signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
                 }

@@ -41,10 +41,11 @@ struct Compute {
     }
 };
 
-// The pages of a task, chunk by chunk; every warp waits for each and releases each.
+// The pages of the instruction at hand, chunk by chunk; every warp waits for each and releases each.
 struct Chunks {
-    uint32_t page, page_lo, page_hi, next; // next: the chunk that the warp is at
-    bool held;                             // its page has been waited for
+    uint32_t page, next; // next: the chunk that the warp is at
+    bool held;           // its page has been waited for
+    DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
     DEVICE void wait(Compute &c) {
         if (held) return;
         barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
@@ -55,7 +56,7 @@ struct Chunks {
         __syncwarp();
         if (lane_id() == 0) barrier_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
-        if (++page == page_hi) page = page_lo;
+        if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
         next++;
         held = false;
     }
@@ -66,20 +67,15 @@ struct Chunks {
     }
 };
 
-// The lane's inputs of quarter `unit` of a row of g as they lie, zero past the end and where not `wanted`.
+// The lane's inputs of a quarter of a block of row g as they lie: zero past the end, and where not `wanted`.
 template <bool WIDE> struct Raw {
     uint32_t word[WIDE ? 8 : 4];
-    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t unit, bool wanted) {
-        uint32_t k = unit / 4 * BLOCK_K;
-        const uint32_t u = unit % 4, t = lane_id() & 3;
-        wanted &= k + 32 * t + 8 * u < step.k;
-        if (step.in_slab_k) in += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-        const char *at = pointer<const char>(in) + (uint64_t)(lane_id() >> 2) * step.in_row +
-                         (uint64_t)k * Activations<WIDE>::BYTES + (WIDE ? 2 * u : u) * 64 + t * 16;
+    // `row`: the block's inputs of row g; `k`: the first input of the lane's eight.
+    DEVICE void load(const char *row, int u, bool wanted) {
 #pragma unroll
         for (int i = 0; i < (WIDE ? 2 : 1); i++) {
             Quad q = {0, 0, 0, 0};
-            if (wanted) q = global_quad(at + i * 64);
+            if (wanted) q = global_quad(row + (WIDE ? 2 * u + i : u) * 64);
             word[4 * i] = q.x, word[4 * i + 1] = q.y, word[4 * i + 2] = q.z, word[4 * i + 3] = q.w;
         }
     }
@@ -116,164 +112,222 @@ template <bool WIDE> struct Raw {
     }
 };
 
-// The norm's weights for the lane's inputs of quarter `unit`.
-static DEVICE Quad norm_piece(uint64_t norm, uint32_t unit, uint32_t k) {
-    const uint32_t at = unit / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (unit % 4);
-    return at < k ? global_quad(pointer<const char>(norm) + at * 2) : Quad{0, 0, 0, 0};
-}
-
-// Where a warp is in a task's weights: chunk and block in it. Divides once, before the inputs are there.
-struct Cursor {
-    uint32_t chunk, block, room, offset; // offset: of the strip in its chunk
-    uint32_t first_chunk, first_block;   // of the warp's share of a strip
-    uint32_t place;                      // of the strip in its chunk
-    DEVICE void begin(const EngineStep &step, uint32_t strip, uint32_t first) {
-        if (step.chunks_of_strip > 1) { // a strip in several chunks
-            first_chunk = first / step.chunk_blocks;
-            first_block = first - first_chunk * step.chunk_blocks;
-            room = step.chunk_blocks, offset = 0;
-            chunk = first_chunk + strip * step.chunks_of_strip;
-        } else { // several strips in a chunk
-            first_chunk = 0, first_block = first, room = step.blocks;
-            chunk = strip / step.strips_of_chunk;
-            place = strip - chunk * step.strips_of_chunk;
-            offset = place * step.strip_bytes;
-        }
-        block = first_block, before = chunk;
+// A warp's share of a strip's inputs: units kw, kw + warps_k, kw + 2 warps_k ... of UNIT quarters each, so that all
+// warps work on every chunk. UNIT is 4, a block, where weights are many; 1 where latency is all there is.
+template <class Model> struct Portion {
+    static constexpr int UNIT = Model::UNIT;
+    uint32_t kw, warps_k; // which warp of how many
+    DEVICE Portion(const EngineStep &step, int warp) : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k) {}
+    DEVICE uint32_t units(const EngineStep &step) const {
+        const uint32_t all = step.blocks * (4 / UNIT);
+        return kw < all ? (all - kw + warps_k - 1) >> (__ffs(warps_k) - 1) : 0;
     }
-    // `lanes` strips on, from strip - lanes.
-    DEVICE void advance(const EngineStep &step, uint32_t strip, uint32_t lanes) {
-        block = first_block;
-        if (step.chunks_of_strip > 1) {
-            chunk = first_chunk + strip * step.chunks_of_strip;
-            return;
-        }
-        if (step.strips_of_chunk == 1) {
-            chunk = strip;
-            return;
-        }
-        chunk = before; // the last strip's end may have counted on
-        for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
-        before = chunk;
-        offset = place * step.strip_bytes;
-    }
-    uint32_t before; // chunk of the strip at hand
+    DEVICE uint32_t block(uint32_t i) const { return (kw + i * warps_k) * UNIT / 4; }
+    DEVICE uint32_t stride() const { return warps_k * UNIT / 4; } // in blocks
+    DEVICE uint32_t quarter() const { return UNIT == 4 ? 0 : kw & 3; }
 };
 
-template <class Weight, bool WIDE, int HELD>
-static DEVICE void multiply_units(float (&sum)[2][4], uint32_t address, uint32_t from, uint32_t until, uint32_t first,
-                                  const Inputs<WIDE> (&x)[HELD]) {
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        if (i >= opaque(from) && i < opaque(until))
-            Weight::template multiply<WIDE>(sum, address + ((first + i) / 4 - (first + from) / 4) * Weight::BYTES,
-                                            (first + i) % 4, x[i]);
-}
+// The inputs of a warp's share, up to HELD units of it at a time.
+template <class Model> struct Held {
+    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS, BATCH = UNIT == 4 ? 2 : HELD;
+    static constexpr bool WIDE = Model::WIDE;
+    Inputs<WIDE> x[HELD][UNIT];
+    Quad norm[HELD][UNIT];
 
-// Runs the instruction at hand and those after it that are of the same dtype and read the same inputs.
-//
-// Every register of `x` is set on every path: one that is not would stay alive through all of the kernel's loop. What
-// does not need the inputs is done before they are there.
-template <class Model> static DEVICE void linear(Compute &c) {
-    constexpr int HELD = Model::HELD_UNITS;
-    constexpr bool WIDE = Model::WIDE;
-    Inputs<WIDE> x[HELD];
-    const uint32_t input = c.slot().at.input, round = c.slot().at.round, t = lane_id() & 3;
-    const uint32_t warps_k = c.slot().step.warps_k, kw = c.warp & (warps_k - 1), lanes = COMPUTE_WARPS / warps_k,
-                   lane_strip = c.warp / warps_k;
-    const uint32_t warp_units = c.slot().step.warp_units, units = c.slot().step.blocks * 4, first = kw * warp_units;
-    const uint32_t mine = first < units ? min(warp_units, units - first) : 0;
-    const bool normed = c.slot().step.norm_slot != SLOT_COUNT, held = warp_units <= HELD;
-    float squares = 0;
-    Chunks chunks = {c.slot().at.page, c.slot().at.page_lo, c.slot().at.page_hi, 0, false};
-    Cursor cursor;
-    cursor.begin(c.slot().step, lane_strip, first / 4);
-    {
-        const Slot &slot = c.slot();
-        const uint64_t in =
-            c.p->slab + slot.step.in + (slot.at.key > 0 ? (uint64_t)slot.at.key * slot.step.in_item : 0);
-        const uint64_t norm = normed ? slot.layer.weight[slot.step.norm_slot] : 0;
-        const uint32_t k = slot.step.k,
-                       strips = (slot.at.hi - slot.at.lo + slot.step.strip_outputs - 1) / slot.step.strip_outputs;
-        Quad weights[HELD]; // on their way before the inputs
+    DEVICE void clear() {
 #pragma unroll
         for (int i = 0; i < HELD; i++)
-            weights[i] = norm_piece(norm, first + i, opaque((uint32_t)(normed && held)) && i < opaque(mine) ? k : 0);
-        if (lane_strip < strips && mine) chunks.seek(c, cursor.chunk); // the weights are ahead
-        c.wait_ready();
-        Raw<WIDE> raw[HELD];
 #pragma unroll
-        for (int i = 0; i < HELD; i++)
-            raw[i].load(in, slot.step, first + i, opaque((uint32_t)held) && i < opaque(mine));
+            for (int u = 0; u < UNIT; u++) x[i][u] = {};
+    }
+    // The norm's weights for units [base, base + HELD): on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, const Portion<Model> &share, uint32_t base, uint32_t count, uint32_t k) {
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
-            squares += raw[i].squares();
-            x[i] = raw[i].operands(normed, weights[i]);
+            const uint32_t at = share.block(base + i) * BLOCK_K + 32 * (lane_id() & 3) + 8 * share.quarter();
+            const char *from = pointer<const char>(weights) + at * 2;
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) {
+                norm[i][u] = Quad{0, 0, 0, 0};
+                if (base + i < opaque(count) && at + 8 * u < k) norm[i][u] = global_quad(from + 16 * u);
+            }
         }
-        if (normed) squares = quad_sum(squares);
     }
-    for (;;) {
+    // Their inputs; adds the sum of their squares. Every element is set on every path: one that is not would stay alive
+    // through all of the kernel's loop.
+    DEVICE void load(uint64_t in, const EngineStep &step, const Portion<Model> &share, uint32_t base, uint32_t count,
+                     bool normed, float &squares) {
+        const uint32_t t = lane_id() & 3;
+        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
+#pragma unroll
+        for (int first = 0; first < HELD; first += BATCH) {
+            Raw<WIDE> raw[BATCH][UNIT];
+#pragma unroll
+            for (int i = 0; i < BATCH && first + i < HELD; i++) {
+                uint32_t k = share.block(base + first + i) * BLOCK_K;
+                const bool wanted = base + first + i < opaque(count);
+                const uint32_t at = k + 32 * t + 8 * share.quarter();
+                uint64_t row = in + share.quarter() * (WIDE ? 128 : 64);
+                if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+                row += (uint64_t)k * Activations<WIDE>::BYTES;
+#pragma unroll
+                for (int u = 0; u < UNIT; u++)
+                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * u < opaque(step.k));
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH && first + i < HELD; i++)
+#pragma unroll
+                for (int u = 0; u < UNIT; u++) {
+                    squares += raw[i][u].squares();
+                    x[first + i][u] = raw[i][u].operands(normed, norm[first + i][u]);
+                }
+        }
+    }
+};
+
+// Where the strip at hand lies in a task's weights: its first chunk, and its place there where chunks have several.
+// Divides once, before the inputs are there.
+struct Cursor {
+    uint32_t chunk, place;
+    DEVICE void begin(const EngineStep &step, uint32_t strip) {
+        place = 0, chunk = strip * step.chunks_of_strip;
+        if (step.chunks_of_strip > 1) return;
+        chunk = strip / step.strips_of_chunk;
+        place = strip - chunk * step.strips_of_chunk;
+    }
+    DEVICE void advance(const EngineStep &step, uint32_t lanes) { // `lanes` strips on
+        if (step.chunks_of_strip > 1)
+            chunk += lanes * step.chunks_of_strip;
+        else
+            for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+    }
+};
+
+// Products of up to HELD of the warp's units of a strip, from (chunk, block) on.
+template <class Weight, class Model>
+static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t &chunk, uint32_t &block,
+                                  const Portion<Model> &share, uint32_t count, const Held<Model> &in,
+                                  float (&sum)[2][4]) {
+    const EngineStep &step = c.slot().step;
+    const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
+#pragma unroll
+    for (int i = 0; i < Model::HELD_UNITS; i++)
+        if (i < opaque(count)) {
+            while (block >= room) block -= room, chunk++;
+            const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
+            Weight::template multiply<Model::WIDE, Model::UNIT>(sum, at, share.quarter(), in.x[i]);
+            block += share.stride();
+        }
+}
+
+// The last of the compute warps to be done with a task that has no finishers signals.
+static DEVICE void signal_direct(Compute &c) {
+    const Instruction &at = c.slot().at;
+    uint32_t before = 0;
+    __syncwarp();
+    if (lane_id() == 0) before = shared_add(shared_address(&c.s->finished[c.number % SLOTS]), 1);
+    before = __shfl_sync(~0u, before, 0);
+    if (before != COMPUTE_WARPS - 1) return;
+    c.s->finished[c.number % SLOTS] = 0;
+    trace_end(*c.p, c.number);
+    signal_all(*c.p, *c.s, at, at.rows_of_key);
+}
+
+// What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
+// that chose the expert.
+static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&sum)[2][4]) {
+    const Slot &slot = c.slot();
+    const uint32_t token = (lane_id() & 3) * 2, row = slot.step.out_row, by = slot.at.rows_of_key >> token;
+    float *to = pointer<float>(c.p->slab + slot.step.out + (uint64_t)slot.at.key * slot.step.out_item +
+                               (uint64_t)token * row) +
+                slot.at.lo + strip * STRIP_ROWS + (lane_id() >> 2);
+    float *below = to + row / 4;
+    if (by & 1) to[0] = sum[0][0] + sum[1][0], to[8] = sum[0][2] + sum[1][2];
+    if (by & 2) below[0] = sum[0][1] + sum[1][1], below[8] = sum[0][3] + sum[1][3];
+}
+
+// Runs the instruction at hand and those after it that read the same inputs. What does not need the inputs is done
+// before they are there.
+template <class Model> static DEVICE void linear(Compute &c) {
+    constexpr uint32_t HELD = Model::HELD_UNITS;
+    const uint32_t input = c.slot().at.input;
+    const Portion<Model> share(c.slot().step, c.warp);
+    const uint32_t lane_strip = c.warp / share.warps_k;
+    float squares = 0;
+    Held<Model> in;
+    in.clear();
+    for (bool loaded = false;;) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        if (normed && held && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs,
-                       block_bytes = step.block_bytes, op = step.op;
+        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
+        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
+                       lanes = COMPUTE_WARPS / share.warps_k;
+        float *shares = c.s->squares[c.number % SLOTS][share.kw] + (lane_id() >> 2);
+        Chunks chunks;
+        Cursor cursor;
+        chunks.begin(c);
+        cursor.begin(step, lane_strip);
+        bool ready = false;
+        if (loaded) {
+            c.wait_ready();
+            ready = true;
+            if (normed && lane_strip == 0 && (lane_id() & 3) == 0) *shares = squares;
+        }
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
-            if (strip != lane_strip) cursor.advance(step, strip, lanes);
-            for (uint32_t base = 0; base < mine; base += HELD) {
-                if (!held) {
-#pragma unroll
-                    for (int i = 0; i < HELD; i++) {
-                        Raw<WIDE> raw;
-                        raw.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
-                                 first + base + i, base + i < opaque(mine));
-                        const Quad weight =
-                            norm_piece(normed ? slot.layer.weight[step.norm_slot] : 0, first + base + i,
-                                       opaque((uint32_t)normed) && base + i < opaque(mine) ? step.k : 0);
-                        if (strip == lane_strip) squares += raw.squares();
-                        x[i] = raw.operands(normed, weight);
+            if (strip != lane_strip) cursor.advance(step, lanes);
+            uint32_t chunk = cursor.chunk, block = share.block(0);
+            for (uint32_t base = 0, mine = share.units(step); base < mine; base += HELD) {
+                if (!loaded) {
+                    in.load_norm(normed ? slot.layer.weight[step.norm_slot] : 0, share, base, normed ? mine : 0, step.k);
+                    if (!ready) { // the weights are ahead
+                        chunks.seek(c, chunk + block / step.chunk_blocks);
+                        c.wait_ready();
+                        ready = true;
                     }
+                    float more = 0;
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, share, base,
+                            mine, normed, more);
+                    if (strip == lane_strip) squares += more;
+                    if (normed && strip == 0 && base + HELD >= mine) {
+                        squares = quad_sum(squares);
+                        if ((lane_id() & 3) == 0) *shares = squares;
+                    }
+                    loaded = held;
                 }
-                const uint32_t end = min(mine - base, (uint32_t)HELD), from = first + base;
-                for (uint32_t done = 0; done < end;) { // chunk by chunk
-                    const uint32_t until = min(end, done + (cursor.room - cursor.block) * 4 - (from + done) % 4);
-                    const uint32_t address = chunks.seek(c, cursor.chunk) + cursor.offset + cursor.block * block_bytes;
-                    if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                        multiply_units<WeightBf16, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                        multiply_units<WeightFp8, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                        multiply_units<WeightMxfp4, WIDE, HELD>(sum, address, done, until, from, x);
-                    if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                        multiply_units<WeightF32, WIDE, HELD>(sum, address, done, until, from, x);
-                    cursor.block += (from + until) / 4 - (from + done) / 4;
-                    done = until;
-                    if (cursor.block == cursor.room) cursor.block = 0, cursor.chunk++;
-                }
+                const uint32_t count = min(mine - base, HELD);
+                if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
+                    multiply_units<WeightBf16, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
+                    multiply_units<WeightFp8, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
+                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                if (Model::USES_F32 && op == RUN_LINEAR_F32)
+                    multiply_units<WeightF32, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
             }
-            if (normed && !held && strip == 0) { // inputs that are read anew for each strip: their squares once
-                squares = quad_sum(squares);
-                if (t == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
+            if (Model::DIRECT && step.direct) {
+                store_direct(c, strip, sum);
+                continue;
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
-            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
+            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             __syncwarp();
             if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
         }
+        if (!ready) c.wait_ready();
         while (chunks.next < at.chunks) chunks.release(c);
-        c.strips += strips;
+        if (Model::DIRECT && step.direct)
+            signal_direct(c);
+        else
+            c.strips += strips;
         c.leave();
         c.wait_posted();
         const Slot &next = c.slot();
-        if (!held || next.step.op != op || next.at.input != input || next.at.round != round || next.at.skip) return;
-        chunks = {next.at.page, next.at.page_lo, next.at.page_hi, 0, false};
-        cursor.begin(next.step, lane_strip, first / 4);
-        c.wait_ready();
+        if (!held || next.step.op > RUN_LINEAR_F32 || next.at.input != input || next.at.skip) return;
     }
 }
 #endif

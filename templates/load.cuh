@@ -82,7 +82,7 @@ template <class Model> struct Loader {
         }
     }
 
-    // Claims items, hands each to dispatch, loads its weights. All lanes: a template a lane, a key or two a lane.
+    // Claims items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a lane.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
                      const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
@@ -129,10 +129,9 @@ template <class Model> struct Loader {
             uint32_t item = dynamic ? __shfl_sync(~0u, next, 0) : entry.part + turn++ * participants;
             const bool more = item < total;
             if (dynamic && more && lane == 0) next = add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
-            uint32_t which = 0, of = 1;
-            for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which += of) item -= of * active;
-            const uint32_t key = more ? item / of : 0;
-            if (more) which += item % of;
+            uint32_t which = 0, of = 1; // the item's step and its tiles
+            for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which++) item -= of * active;
+            const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;
             const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0],
                            mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
             const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
@@ -141,15 +140,19 @@ template <class Model> struct Loader {
                 if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
             Item &slot = s->items[taken % ITEM_ROOM];
             __syncwarp();
-            if (lane < 8)
-                reinterpret_cast<uint32_t *>(&slot.entry)[lane] =
-                    reinterpret_cast<const uint32_t *>(&s->templates[which])[lane];
+            if (lane < 8) {
+                const EngineEntry &first = s->templates[which];
+                uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
+                if (lane == 1 || lane == 2) word += tile * (uint32_t)(first.hi - first.lo); // lo, hi
+                reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
+            }
             if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = chosen_by;
             __syncwarp();
             if (lane == 0) shared_release(shared_address(&s->items_in), taken + 1);
             if (!more) break;
             const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
-                                     (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which),
+                                     (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which) +
+                                     tile * __shfl_sync(~0u, pieces.bytes, which),
                                  __shfl_sync(~0u, pieces.chunks, which),
                                  __shfl_sync(~0u, pieces.chunks_of_strip, which),
                                  __shfl_sync(~0u, pieces.strip_bytes, which),

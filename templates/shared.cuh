@@ -18,7 +18,6 @@ enum {
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
-    POOL_ITEMS = 32, // templates of a pool
     SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,
@@ -40,7 +39,7 @@ struct Instruction {
     uint32_t skip;                      // do nothing but signal
     uint32_t tap;                       // 1 + drafter's tap, or 0
     uint32_t round;
-    uint32_t input; // equal, in one round, for instructions that read the same inputs
+    uint32_t input; // equal, for instructions that follow each other, where they read the same inputs with the same norm
 };
 struct Slot {
     EngineLayer layer;
@@ -81,7 +80,7 @@ struct Shared {
     uint32_t gates_open;          // how many rounds dispatch has seen begin
     uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
     Item items[ITEM_ROOM];
-    EngineEntry templates[POOL_ITEMS]; // the loader's, of the pool at hand
+    EngineEntry templates[POOL_STEPS]; // the loader's, of the pool at hand
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
     uint32_t tick;                                                // see report_role

@@ -23,7 +23,9 @@ enum Op {
     RUN_ACCEPT_ROUND,
     RUN_LEAVE, // the kernel's end
 };
-enum { MOST_HELD_UNITS = 8 }; // quarters whose inputs a warp holds in registers at most: 8 x 8 warps x 32 = 2048 inputs
+// What a warp holds of its inputs in registers at most: quarters of blocks in float (8 warps x 4 x 32 = 1024 inputs),
+// blocks in bf16 (8 x 6 x 128 = 6144 inputs).
+enum { MOST_HELD_QUARTERS = 4, MOST_HELD_BLOCKS = 6 };
 enum Finish {
     FINISH_STORE,       // as activations are kept
     FINISH_STORE_INPUT, // the same, as inputs of a matrix lie
@@ -42,7 +44,9 @@ enum { SITE_OF_FC = 6 }; // SITE_FC of prog.h: what is pushed are inputs of a ma
 typedef struct EngineStep {
     uint32_t op, finish;
     uint32_t kind; // attention: 0 full, 1 window, 2 drafter. choose: 0 sample, 2 draft. embed: likewise
-    uint32_t k, blocks, warps_k, warp_units; // units: quarters of a block, the least that a warp takes
+    uint32_t k, blocks, warps_k, warp_units; // units: blocks or quarters of them, see geometry.h
+    uint32_t direct;                         // the compute warps themselves store what a strip comes to
+    uint32_t input;                          // kernel step that reads the same inputs with the same norm: itself, or one before it
     uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;
     uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
     uint32_t slot, norm_slot;                // SLOT_COUNT: none

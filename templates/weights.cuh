@@ -3,9 +3,10 @@
 #define TILEGEN_WEIGHTS_CUH
 #include "ptx.cuh"
 
-// By quarters: quarter u of a block is products 2u and 2u + 1. `x`: the lane's inputs 32t + 8u .. 32t + 8u + 7 of row
-// g = lane / 4, in pairs. Where WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is
-// added to: rows g and g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+// `multiply` takes a unit of UNIT quarters, from quarter `first` of the block at `at` on; quarter u is products 2u and
+// 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where WIDE,
+// each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and g + 8 of the
+// strip for tokens 2t and 2t + 1. The order of all additions is fixed.
 template <bool WIDE> struct Inputs { uint32_t x[4], low[WIDE ? 4 : 1]; };
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.
@@ -18,11 +19,15 @@ static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_
 
 struct WeightBf16 {
     enum { BYTES = BF16_BLOCK };
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
-        at += u * 1024 + lane_id() * 16;
-        const Quad a = shared_quad(at), b = shared_quad(at + 512);
-        product<WIDE>(sum[0], sum[1], a.x, a.y, a.z, a.w, in, 0);
-        product<WIDE>(sum[1], sum[0], b.x, b.y, b.z, b.w, in, 2);
+    template <bool WIDE, int UNIT>
+    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
+        at += first * 1024 + lane_id() * 16;
+#pragma unroll
+        for (int u = 0; u < UNIT; u++) {
+            const Quad a = shared_quad(at + u * 1024), b = shared_quad(at + u * 1024 + 512);
+            product<WIDE>(sum[0], sum[1], a.x, a.y, a.z, a.w, x[u], 0);
+            product<WIDE>(sum[1], sum[0], b.x, b.y, b.z, b.w, x[u], 2);
+        }
     }
 };
 
@@ -34,14 +39,19 @@ struct WeightFp8 {
         uint32_t v = permute(codes, 0, which);
         return bf16_mul2((v & 0x80008000u) | ((v >> 4) & 0x07F007F0u), 0x7B807B80u); // times 2^120
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE, int UNIT>
+    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         float part[2][4] = {}, top, bottom;
         asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
-        const Quad q = shared_quad(at + u * 512 + lane_id() * 16);
-        product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424), widen(q.z, 0x3424),
-                      in, 0);
-        product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424), widen(q.w, 0x3424),
-                      in, 2);
+        at += first * 512 + lane_id() * 16;
+#pragma unroll
+        for (int u = 0; u < UNIT; u++) {
+            const Quad q = shared_quad(at + u * 512);
+            product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424),
+                          widen(q.z, 0x3424), x[u], 0);
+            product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424),
+                          widen(q.w, 0x3424), x[u], 2);
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             sum[i][0] += part[i][0] * top, sum[i][1] += part[i][1] * top;
@@ -59,14 +69,26 @@ struct WeightMxfp4 {
         r[2] = bf16_mul2(((q << 6) & 0x01C001C0u) | ((q << 1) & 0x80008000u), scale);
         r[3] = bf16_mul2(((q >> 3) & 0x01C001C0u) | ((q << 2) & 0x80008000u), scale);
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE, int UNIT>
+    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         const uint32_t lane = lane_id(), scales = shared_half(at + 1024 + lane * 2);
-        const uint32_t q = shared_word(at + lane * 16 + u * 4), q8 = shared_word(at + 512 + lane * 16 + u * 4);
-        uint32_t a[4], b[4];
-        widen(q, (scales & 0xFF) * 0x00800080u, a);
-        widen(q8, (scales >> 8) * 0x00800080u, b);
-        product<WIDE>(sum[0], sum[1], a[0], b[0], a[1], b[1], in, 0);
-        product<WIDE>(sum[1], sum[0], a[2], b[2], a[3], b[3], in, 2);
+        const uint32_t top = (scales & 0xFF) * 0x00800080u, bottom = (scales >> 8) * 0x00800080u;
+        at += lane * 16;
+        uint32_t q[4], q8[4]; // a word a quarter
+        if (UNIT == 4) {
+            const Quad a = shared_quad(at), b = shared_quad(at + 512);
+            q[0] = a.x, q[1] = a.y, q[2] = a.z, q[3] = a.w;
+            q8[0] = b.x, q8[1] = b.y, q8[2] = b.z, q8[3] = b.w;
+        } else
+            q[0] = shared_word(at + first * 4), q8[0] = shared_word(at + 512 + first * 4);
+#pragma unroll
+        for (int u = 0; u < UNIT; u++) {
+            uint32_t a[4], b[4];
+            widen(q[u], top, a);
+            widen(q8[u], bottom, b);
+            product<WIDE>(sum[0], sum[1], a[0], b[0], a[1], b[1], x[u], 0);
+            product<WIDE>(sum[1], sum[0], a[2], b[2], a[3], b[3], x[u], 2);
+        }
     }
 };
 
@@ -81,16 +103,18 @@ struct WeightF32 {
             b = __float_as_uint(__uint_as_float(b) - __uint_as_float(b & 0xFFFF0000u));
         }
     }
-    template <bool WIDE> static DEVICE void multiply(float (&sum)[2][4], uint32_t at, int u, const Inputs<WIDE> &in) {
+    template <bool WIDE, int UNIT>
+    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         float part[3][4] = {};
-        at += u * 2048 + lane_id() * 16;
+        at += first * 2048 + lane_id() * 16;
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
+        for (int s = 0; s < 2 * UNIT; s++) {
             const Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
             uint32_t a01[3], a23[3], b01[3], b23[3];
             split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
 #pragma unroll
-            for (int i = 0; i < 3; i++) product<WIDE>(part[i], part[i], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
+            for (int i = 0; i < 3; i++)
+                product<WIDE>(part[i], part[i], a01[i], b01[i], a23[i], b23[i], x[s / 2], s % 2 * 2);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) sum[0][i] += (part[2][i] + part[1][i]) + part[0][i];

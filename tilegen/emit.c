@@ -20,13 +20,16 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     const Attention *target = &m->attention[m->attention[ATTENTION_FULL].heads ? ATTENTION_FULL : ATTENTION_WINDOW];
     const Attention *drafter = m->has_drafter ? &m->drafter.attention : target;
     bool uses[4] = {false};
-    // Quarters of blocks whose inputs a warp holds: those of the ops with a norm, as far as registers go. Others load
-    // them strip by strip where they are more: the less code, the faster it is fetched.
-    uint32_t held = 1, most = c->sched->activations == DTYPE_F32 ? MOST_HELD_UNITS / 2 : MOST_HELD_UNITS;
+    // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
+    // strip where they are more: the less code, the faster it is fetched.
+    bool wide = c->sched->activations == DTYPE_F32, direct = false;
+    uint32_t held = 1, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
-        if (steps->at[i].op > RUN_LINEAR_F32) continue;
-        uses[steps->at[i].op] = true;
-        if (steps->at[i].norm_slot != SLOT_COUNT && steps->at[i].warp_units > held) held = steps->at[i].warp_units;
+        const EngineStep *s = &steps->at[i];
+        if (s->op > RUN_LINEAR_F32) continue;
+        uses[s->op] = true;
+        direct |= s->direct;
+        if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_units > held) held = s->warp_units;
     }
     text_printf(t, "struct Model {\n");
     number(t, "HIDDEN", m->hidden);
@@ -34,11 +37,13 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "VOCAB", c->plan->shape.vocab);
     number(t, "RANKS", prog->ranks);
     number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
-    number(t, "SPLIT", c->plan->ops[OP_ATTENTION].split);
+    number(t, "SPLIT", plan_split(c->plan, ATTENTION_FULL));
     number(t, "EXPERTS", e->count);
     number(t, "TOP_K", e->count ? e->top_k : 1);
     number(t, "KEYS", e->count ? c->plan->shape.keys : 1);
-    flag(t, "WIDE", c->sched->activations == DTYPE_F32);
+    flag(t, "WIDE", wide);
+    number(t, "UNIT", wide ? 1 : 4);
+    flag(t, "DIRECT", direct);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));

@@ -46,9 +46,13 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     if (two) g.strip_outputs = STRIP_ROWS / 2;
     g.blocks = (g.k + BLOCK_K - 1) / BLOCK_K;
     g.block_bytes = pack_block_bytes(g.dtype);
-    // A quarter of a block is the least that a warp takes. Few inputs: strips go side by side.
-    g.warps_k = g.blocks * 4 < COMPUTE_WARPS ? g.blocks * 4 : COMPUTE_WARPS;
-    g.warp_units = (g.blocks * 4 + g.warps_k - 1) / g.warps_k;
+    // Float activations are for small models, where latency is all there is: warps share every block. Otherwise a warp
+    // takes whole blocks, and short sums stay with one warp. Few inputs: strips go side by side.
+    g.unit = plan->sched->activations == DTYPE_F32 ? 1 : 4;
+    int units = g.blocks * 4 / g.unit, least = g.unit == 4 ? 2 : 1; // units that are worth a warp
+    for (g.warps_k = 1; g.warps_k < COMPUTE_WARPS && g.warps_k * least < units;) g.warps_k *= 2;
+    g.warp_units = (units + g.warps_k - 1) / g.warps_k;
+    g.direct = op == OP_EXPERTS_DOWN && g.warps_k == 1;
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
     g.chunks_of_strip = (g.blocks + fit - 1) / fit;

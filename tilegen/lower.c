@@ -66,7 +66,7 @@ static void declare_all(Lower *l) {
     declare(l, BUF_QKV, act, 2, rows, qkv, 0, 0, false);
     declare(l, BUF_KV, cache, 2, 2, kv, 0, model->layer_count, true);
     declare(l, BUF_ATTN, act, 2, rows, o_cols, 0, 0, false);
-    if (plan->ops[OP_ATTENTION].split > 1)
+    if (shape->heads[ATTENTION_FULL] && plan_split(plan, ATTENTION_FULL) > 1)
         declare(l, BUF_PART, DTYPE_F32, 2, heads, plan->ops[OP_ATTENTION].split, 0, 0, false);
     if (several) {
         declare(l, BUF_PX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
@@ -280,7 +280,7 @@ static void read_heads(Lower *l, Draft *d, const Fused *f, BufferId qkv, BufferI
 static void attention_steps(Lower *l, LayerAttention kind) {
     const Shape *shape = &l->plan->shape;
     const Fused f = fused_of(l, kind);
-    int v = f.v, heads = shape->heads[kind], split = l->plan->ops[OP_ATTENTION].split;
+    int v = f.v, heads = shape->heads[kind], split = plan_split(l->plan, kind);
     step_new(l, OP_APPEND);
     covers(l, region(l, BUF_KV, range(1, 2), range(0, shape->kv_heads[kind]), NONE));
     int tile = l->plan->ops[OP_APPEND].tile;

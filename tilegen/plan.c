@@ -42,6 +42,10 @@ static int64_t weight_bytes(Dtype dtype, int64_t rows, int64_t cols) {
     return bytes;
 }
 
+int plan_split(const Plan *plan, LayerAttention kind) {
+    return kind == ATTENTION_WINDOW ? 1 : plan->ops[OP_ATTENTION].split;
+}
+
 int64_t plan_tile_bytes(const Plan *plan, OpId op, LayerAttention kind) {
     const Model *model = plan->model;
     const Drafter *drafter = &model->drafter;

@@ -35,6 +35,8 @@ typedef struct Plan {
 int plan_outputs(const Plan *plan, OpId op, LayerAttention kind);
 // Query heads that share a key and value head: of the drafter, or of layers of this kind.
 int plan_group(const Plan *plan, OpId op, LayerAttention kind);
+// Parts that the keys of an attention of such a layer are cut in. A window's are too few to cut.
+int plan_split(const Plan *plan, LayerAttention kind);
 // Bytes of weights behind outputs [0, tile) of an op: 0 for ops without weights.
 int64_t plan_tile_bytes(const Plan *plan, OpId op, LayerAttention kind);
 

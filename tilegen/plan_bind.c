@@ -65,7 +65,7 @@ static bool op_exists(const Plan *plan, OpId op) {
     case OP_MLP_DOWN: return model->dense_inner > 0;
     case OP_PUSH:
     case OP_REDUCE: return plan->ranks > 1;
-    case OP_MERGE: return plan->ops[OP_ATTENTION].split > 1;
+    case OP_MERGE: return plan->shape.heads[ATTENTION_FULL] && plan_split(plan, ATTENTION_FULL) > 1;
     default: return true;
     }
 }

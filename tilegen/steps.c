@@ -103,6 +103,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->slot = slot, s->norm_slot = norm;
     s->k = (uint32_t)g.k, s->blocks = (uint32_t)g.blocks;
     s->warps_k = (uint32_t)g.warps_k, s->warp_units = (uint32_t)g.warp_units;
+    s->direct = g.direct;
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip,
     s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
     s->strip_outputs = (uint32_t)g.strip_outputs;
@@ -131,7 +132,7 @@ static bool attention_step(Making *k, EngineStep *s, int kind) {
     s->chunk_rows = s->chunk_heads * (uint32_t)a->qk_dim + s->chunk_kv * (uint32_t)(a->qk_dim + a->v_dim);
     s->window = (uint32_t)a->window;
     s->causal = kind < 2 || m->drafter.causal;
-    s->split = kind < 2 ? (uint32_t)k->c->plan->ops[OP_ATTENTION].split : 1;
+    s->split = kind < 2 ? (uint32_t)plan_split(k->c->plan, (LayerAttention)kind) : 1;
     s->value_scale = (float)a->value_scale;
     s->eps = (float)(kind == 2 ? m->drafter.eps : m->eps);
     if (a->qk_dim % 8 || a->v_dim % 8 || a->rope.rotary % 16 || s->chunk_rows % 8)
@@ -185,7 +186,7 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         return attention_step(k, s, 2);
     case OP_ATTENTION:
         s->op = RUN_ATTEND;
-        in_from(k, s, "qkv"), out_to(k, s, c->plan->ops[OP_ATTENTION].split > 1 ? "part" : "attn");
+        in_from(k, s, "qkv"), out_to(k, s, plan_split(c->plan, kind) > 1 ? "part" : "attn");
         return attention_step(k, s, (int)kind);
     case OP_MERGE:
         s->op = RUN_JOIN;
@@ -330,6 +331,10 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
             EngineStep *step = &steps->at[steps->first[b] + s];
             if (!make_step(&k, step, body->steps[s].op, kernel_body_kind(c->model, prog, b), step_site(prog, body, s)))
                 return NULL;
+            // The router and the experts read the same rows with the same norm.
+            step->input = (uint32_t)(steps->first[b] + s);
+            for (int r = 0; r < s && body->steps[s].op == OP_EXPERTS_UP; r++)
+                if (body->steps[r].op == OP_ROUTER) step->input = (uint32_t)(steps->first[b] + r);
         }
         for (int i = 0; i < body->pool_count; i++) steps->at[steps->first[b] + body->pools[i].publisher].pool = ++pools;
     }

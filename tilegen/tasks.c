@@ -80,36 +80,41 @@ static void credit_add(Tables *t, EnginePool *pool, EngineSignal signal) {
     pool->credits++;
 }
 
-// An item's template: its `pool` is the number of tiles of its step.
-static bool add_item(Tables *t, int b, const Pool *pool, int item) {
-    const Task *task = &pool->items[item];
+static bool same_waits(const Tables *t, const EngineEntry *a, const EngineEntry *b) {
+    return a->wait_count == b->wait_count &&
+           (a->wait_count == 0 ||
+            memcmp(t->waits.at + a->wait, t->waits.at + b->wait, a->wait_count * sizeof(EngineWait)) == 0);
+}
+static bool same_signals(const Tables *t, const EngineEntry *a, const EngineEntry *b) {
+    return a->signal_count == b->signal_count &&
+           (a->signal_count == 0 || memcmp(t->signals.at + a->signal, t->signals.at + b->signal,
+                                           a->signal_count * sizeof(EngineSignal)) == 0);
+}
+
+// A template for each step of a pool, its first tile: the kernel makes the others of it. `pool` is the number of tiles.
+static bool add_item(Tables *t, int b, EnginePool *out, const Pool *pool, int item) {
+    const Task *task = &pool->items[item], *first = task;
     Geometry g;
-    int tiles = 0;
     if (!add_task(t, b, task, ENGINE_TASK)) return false;
-    for (int i = 0; i < pool->item_count; i++) tiles += pool->items[i].step == task->step;
-    EngineEntry *e = &t->entries.at[t->entries.count - 1], *before = e - 1;
-    // Items of a step share their waits: the kernel looks at them once a step.
-    if (item > 0 && pool->items[item - 1].step == task->step) {
-        bool equal = before->wait_count == e->wait_count &&
-                     (e->wait_count == 0 || memcmp(t->waits.at + before->wait, t->waits.at + e->wait,
-                                                   e->wait_count * sizeof(EngineWait)) == 0);
-        if (!equal || e->wait_count > 32) {
-            diag_error(t->ctx, E0442, task->span, "items of a step that do not wait for the same");
-            return false;
-        }
-        e->wait = before->wait;
-        t->waits.count -= e->wait_count;
-        if (before->signal_count == e->signal_count &&
-            (e->signal_count == 0 || memcmp(t->signals.at + before->signal, t->signals.at + e->signal,
-                                            e->signal_count * sizeof(EngineSignal)) == 0)) {
-            e->signal = before->signal;
-            t->signals.count -= e->signal_count;
-        }
-    }
-    e->pool = (uint16_t)tiles;
+    EngineEntry *e = &t->entries.at[t->entries.count - 1];
     if (plan_geometry(t->c->plan, t->c->prog->bodies[b].steps[task->step].op,
                       kernel_body_kind(t->c->model, t->c->prog, b), &g))
         e->chunks = (uint16_t)geometry_chunks(&g, task->hi - task->lo);
+    e->pool = 1;
+    if (item > 0 && pool->items[item - 1].step == task->step) {
+        EngineEntry *before = e - 1;
+        while (first > pool->items && first[-1].step == task->step) first--;
+        const int width = first->hi - first->lo;
+        if (!same_waits(t, before, e) || !same_signals(t, before, e) || e->wait_count > 32 ||
+            task->hi - task->lo != width || task->lo != first->lo + (int)(task - first) * width) {
+            diag_error(t->ctx, E0442, task->span, "tiles of an expert that differ in more than their place");
+            return false;
+        }
+        t->waits.count -= e->wait_count, t->signals.count -= e->signal_count, t->entries.count--;
+        before->pool++;
+        return true;
+    }
+    out->items++;
     return true;
 }
 
@@ -119,7 +124,6 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
     EnginePool out = {.keys = (uint32_t)pool->keys,
                       .top = (uint32_t)pool->top,
                       .item = (uint32_t)t->entries.count,
-                      .items = (uint32_t)pool->item_count,
                       .dynamic = pool->claim == CLAIM_DYNAMIC,
                       .page_lo = (uint32_t)pool->page_lo,
                       .page_hi = (uint32_t)pool->page_hi,
@@ -130,13 +134,13 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
         for (int i = 0; i < queue->count; i++)
             out.participants += queue->entries[i].kind == ENTRY_POOL && &body->pools[queue->entries[i].pool] == pool;
     }
-    if (pool->item_count > 32) {
-        diag_error(t->ctx, E0442, pool->items[0].span, "%d tiles of an expert; the kernel takes 32", pool->item_count);
-        diag_help(t->ctx, "make the tiles of experts_up and experts_down larger");
+    for (int i = 0; i < pool->item_count; i++)
+        if (!add_item(t, b, &out, pool, i)) return false;
+    if (out.items > POOL_STEPS) {
+        diag_error(t->ctx, E0442, pool->items[0].span, "%u steps of an expert; the kernel takes %d", out.items,
+                   POOL_STEPS);
         return false;
     }
-    for (int i = 0; i < pool->item_count; i++)
-        if (!add_item(t, b, pool, i)) return false;
     out.credit = (uint32_t)t->signals.count;
     for (int i = 0; i < pool->item_count; i++)
         for (int s = 0; s < pool->items[i].signal_count; s++) {

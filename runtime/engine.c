@@ -140,9 +140,8 @@ static void rank_buffers(Engine *e, Rank *r) {
     r->logits = floats(e, ranks * rows * vocab);
     r->best = ARENA_ARRAY(e->ctx->arena, Best, ranks * rows * vocab);
     if (ranks > 1) {
-        float **partials[] = {&r->px, &r->pm, &r->dpx, &r->dpm}, **inboxes[] = {&r->ix, &r->im, &r->dix, &r->dim};
-        for (int i = 0; i < 4; i++)
-            *partials[i] = floats(e, rows * hidden), *inboxes[i] = floats(e, ranks * rows * hidden);
+        float **inboxes[] = {&r->ix, &r->im, &r->dix, &r->dim};
+        for (int i = 0; i < 4; i++) *inboxes[i] = floats(e, ranks * rows * hidden);
         r->logits_part = floats(e, rows * vocab);
         r->best_part = ARENA_ARRAY(e->ctx->arena, Best, rows * vocab);
         r->dbest_part = ARENA_ARRAY(e->ctx->arena, Best, rows * vocab);

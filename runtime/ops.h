@@ -40,7 +40,7 @@ typedef struct State {
 
 typedef struct Rank {
     State state;
-    float *x, *dx, *qkv, *dqkv, *attn, *dattn, *px, *pm, *dpx, *dpm, *ix, *im, *dix, *dim;
+    float *x, *dx, *qkv, *dqkv, *attn, *dattn, *ix, *im, *dix, *dim;
     float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part, *ckv;
     Best *best, *best_part, *dbest, *dbest_part;
     Partial *parts;
@@ -107,6 +107,8 @@ void op_reduce(const OpCall *c);
 void op_append(const OpCall *c);
 void op_attention(const OpCall *c);
 void op_merge(const OpCall *c);
+// A partial sum, into this rank's slab of every rank's inbox: its offset in Rank.
+void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum);
 void op_draft_attention(const OpCall *c);
 void op_context(const OpCall *c);
 void op_context_append(const OpCall *c);

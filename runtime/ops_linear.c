@@ -86,8 +86,16 @@ void op_draft_qkv(const OpCall *c) {
     project(c, layer->qkv, layer->qkv_parts, &x, c->r->dqkv, c->e->shape.draft_qkv_rows);
 }
 
-// A projection back to the residual stream: added to x, or a rank's partial sum.
-static void project_back(const OpCall *c, const Matrix *w, const float *in, float *x, float *partial, bool tap) {
+void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum) {
+    size_t hidden = (size_t)c->e->model->hidden,
+           at = ((size_t)c->rank * (size_t)c->e->rows + (size_t)row) * hidden + (size_t)column;
+    for (int target = 0; target < c->e->ranks; target++)
+        (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
+}
+
+// A projection back to the residual stream: added to x, or a rank's partial sum into every rank's inbox (its offset in
+// Rank).
+static void project_back(const OpCall *c, const Matrix *w, const float *in, float *x, size_t inbox, bool tap) {
     float sums[MAX_ROWS];
     int hidden = c->e->model->hidden;
     for (int n = c->lo; n < c->hi; n++) {
@@ -95,22 +103,22 @@ static void project_back(const OpCall *c, const Matrix *w, const float *in, floa
         for (int i = 0; i < c->rows; i++) {
             size_t at = (size_t)i * (size_t)hidden + (size_t)n;
             if (c->e->ranks > 1)
-                partial[at] = sums[i];
+                op_partial(c, inbox, i, n, sums[i]);
             else
                 residual_store(c, x, i, n, x[at] + sums[i], tap);
         }
     }
 }
 
-void op_o_proj(const OpCall *c) { project_back(c, &c->r->layers[c->layer].o, c->r->attn, c->r->x, c->r->px, false); }
+void op_o_proj(const OpCall *c) { project_back(c, &c->r->layers[c->layer].o, c->r->attn, c->r->x, offsetof(Rank, ix), false); }
 void op_draft_o(const OpCall *c) {
-    project_back(c, &c->r->draft_layers[c->layer].o, c->r->dattn, c->r->dx, c->r->dpx, false);
+    project_back(c, &c->r->draft_layers[c->layer].o, c->r->dattn, c->r->dx, offsetof(Rank, dix), false);
 }
 void op_mlp_down(const OpCall *c) {
-    project_back(c, &c->r->layers[c->layer].down, c->r->act, c->r->x, c->r->pm, tapped(c));
+    project_back(c, &c->r->layers[c->layer].down, c->r->act, c->r->x, offsetof(Rank, im), tapped(c));
 }
 void op_draft_down(const OpCall *c) {
-    project_back(c, &c->r->draft_layers[c->layer].down, c->r->dact, c->r->dx, c->r->dpm, false);
+    project_back(c, &c->r->draft_layers[c->layer].down, c->r->dact, c->r->dx, offsetof(Rank, dim), false);
 }
 
 static void gate_up(const OpCall *c, const RankLayer *layer, const Normed *x, const Activation *act, float *out,
@@ -218,18 +226,14 @@ static void push_best(const OpCall *c, const Best *from, size_t offset) {
 }
 
 void op_push(const OpCall *c) {
-    int hidden = c->e->model->hidden;
     switch ((Site)c->run->task->part) {
-    case SITE_ATTENTION: push_rows(c, c->r->px, offsetof(Rank, ix), hidden); break;
-    case SITE_MLP: push_rows(c, c->r->pm, offsetof(Rank, im), hidden); break;
-    case SITE_DRAFT_ATTENTION: push_rows(c, c->r->dpx, offsetof(Rank, dix), hidden); break;
-    case SITE_DRAFT_MLP: push_rows(c, c->r->dpm, offsetof(Rank, dim), hidden); break;
     case SITE_FC: push_rows(c, c->r->c_part, offsetof(Rank, c), c->e->shape.hidden_slice); break;
     case SITE_DRAFT_HEAD: push_best(c, c->r->dbest_part, offsetof(Rank, dbest)); break;
     case SITE_HEAD:
         push_rows(c, c->r->logits_part, offsetof(Rank, logits), c->e->shape.vocab);
         push_best(c, c->r->best_part, offsetof(Rank, best));
         break;
+    default: break; // the others push their sums themselves
     }
 }
 

@@ -134,7 +134,7 @@ void op_combine(const OpCall *c) {
             }
             size_t at = (size_t)i * hidden + (size_t)n;
             if (c->e->ranks > 1)
-                c->r->pm[at] = sum;
+                op_partial(c, offsetof(Rank, im), i, n, sum);
             else
                 residual_store(c, c->r->x, i, n, c->r->x[at] + sum, tap);
         }

@@ -177,31 +177,50 @@ template <class Model> struct Control {
         __syncwarp();
     }
 
-    // Partial sums, or a slice, into every rank's inbox: 4-byte or 2-byte elements, and best tokens.
+    // A slice into every rank's inbox: 4-byte or 2-byte elements, and best tokens. Four loads at a time.
     DEVICE void push(const EngineStep &step, const Instruction &at) {
         using Act = Activations<Model::WIDE>;
         const uint32_t element = step.k; // bytes
-        for (int rank = 0; rank < Model::RANKS; rank++)
-            for (int row = 0; row < at.rows; row++) {
-                const char *from = pointer<const char>(p->slab + step.in + (uint64_t)row * step.in_row);
-                char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item +
-                                         (uint64_t)row * step.out_row);
-                for (int n = at.lo + lane_id(); element && n < at.hi; n += 32) {
-                    const int place = step.site == SITE_OF_FC ? Act::place(n) : n;
-                    if (element == 2)
-                        reinterpret_cast<uint16_t *>(to)[place] =
-                            __ldcg(reinterpret_cast<const uint16_t *>(from) + place);
-                    else
-                        reinterpret_cast<uint32_t *>(to)[place] =
-                            __ldcg(reinterpret_cast<const uint32_t *>(from) + place);
-                }
-                if (!step.best) continue;
-                const Best *best = pointer<const Best>(p->slab + step.item_bytes);
-                Best *there = pointer<Best>(p->peers[rank] + step.best) +
-                              (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS;
-                for (int i = at.lo / STRIP_ROWS + lane_id(); i < at.hi / STRIP_ROWS; i += 32)
-                    there[i * ENGINE_ROWS + row] = best[i * ENGINE_ROWS + row];
+        const int width = at.hi - at.lo, count = element ? width * at.rows : 0;
+        auto offset = [&](int i, uint32_t row_bytes) {
+            const int row = i / width, n = at.lo + i % width;
+            return (uint64_t)row * row_bytes + (uint64_t)(step.site == SITE_OF_FC ? Act::place(n) : n) * element;
+        };
+#pragma unroll 1
+        for (int base = lane_id(); base < count; base += 32 * 4) {
+            uint32_t word[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const char *from = pointer<const char>(p->slab + step.in);
+                const int n = base + 32 * i;
+                if (n >= count) continue;
+                from += offset(n, step.in_row);
+                word[i] = element == 2 ? __ldcg(reinterpret_cast<const uint16_t *>(from))
+                                       : __ldcg(reinterpret_cast<const uint32_t *>(from));
             }
+#pragma unroll 1
+            for (int rank = 0; rank < Model::RANKS; rank++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int n = base + 32 * i;
+                    if (n >= count) continue;
+                    char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item) +
+                               offset(n, step.out_row);
+                    if (element == 2)
+                        *reinterpret_cast<uint16_t *>(to) = (uint16_t)word[i];
+                    else
+                        *reinterpret_cast<uint32_t *>(to) = word[i];
+                }
+        }
+        const int strips = step.best ? (at.hi - at.lo) / STRIP_ROWS * ENGINE_ROWS : 0;
+        for (int i = lane_id(); i < strips; i += 32) {
+            const int place = at.lo / STRIP_ROWS * ENGINE_ROWS + i;
+            if (i % ENGINE_ROWS >= at.rows) continue;
+            const float2 best = __ldcg(pointer<const float2>(p->slab + step.item_bytes) + place);
+            for (int rank = 0; rank < Model::RANKS; rank++)
+                (pointer<float2>(p->peers[rank] + step.best) +
+                 (uint64_t)p->rank * (Model::VOCAB / STRIP_ROWS) * ENGINE_ROWS)[place] = best;
+        }
         __threadfence_system();
         __syncwarp();
     }

@@ -167,7 +167,10 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
                                                       ((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED + n,
                                                       old + sum);
         } else
-            pointer<float>(out)[n] = sum;
+#pragma unroll 1
+            for (int rank = 0; rank < Model::RANKS; rank++)
+                pointer<float>(c.p->peers[rank] + step.out + (uint64_t)c.p->rank * step.out_item +
+                               (uint64_t)row * step.out_row)[n] = sum;
     }
 }
 #endif

@@ -81,6 +81,14 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         if (n < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
         if (n + 8 < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
+    case FINISH_PUSH:
+#pragma unroll 1
+        for (int rank = 0; rank < Model::RANKS; rank++) {
+            const uint64_t out = f.p->peers[rank] + e.out;
+            store_pair<true, false>(out, e.row, token, rows, n, v[0], v[1]);
+            store_pair<true, false>(out, e.row, token, rows, n + 8, v[2], v[3]);
+        }
+        break;
     case FINISH_SWIGLU:
         store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, e.limit),
                                       swiglu(v[1], v[3], e.alpha, e.limit));
@@ -123,7 +131,9 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const Ending e = {step.finish,
                       step.out_row,
                       step.outputs,
-                      step.out + (at.key > 0 ? at.key * step.out_item : 0),
+                      step.out + (at.key > 0                    ? at.key * step.out_item
+                                  : step.finish == FINISH_PUSH ? f.p->rank * step.out_item
+                                                               : 0),
                       step.taps && at.tap ? Model::TAPS + (at.tap - 1) * ENGINE_ROWS * step.out_row : 0,
                       at.rows,
                       at.lo + g,

@@ -30,7 +30,8 @@ enum Finish {
     FINISH_STORE,       // as activations are kept
     FINISH_STORE_INPUT, // the same, as inputs of a matrix lie
     FINISH_RESIDUAL,    // added to what is there, bf16, and into the drafter's tap
-    FINISH_F32,         // float: partial sums, scores
+    FINISH_F32,         // float: scores
+    FINISH_PUSH,        // float: partial sums, into this rank's slab of every rank's inbox
     FINISH_SWIGLU,      // gate in rows 0-7, up in rows 8-15
     FINISH_EXPERT_UP,   // the same for the rows that chose the expert
     FINISH_EXPERT_DOWN, // float, for the rows that chose the expert
@@ -53,7 +54,7 @@ typedef struct EngineStep {
     uint32_t item_bytes;                     // an expert's share of its slot
     uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
     uint32_t in_item;                        // a key's share of the inputs
-    uint32_t out, out_row, out_item;
+    uint32_t out, out_row, out_item; // out_item: of a key, or of a rank's slab of an inbox
     uint32_t outputs; // of the op on this rank
     uint32_t best;    // where best tokens go, or come from
     uint32_t chunk_bytes, strip_bytes, block_bytes;

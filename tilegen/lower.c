@@ -69,8 +69,6 @@ static void declare_all(Lower *l) {
     if (shape->heads[ATTENTION_FULL] && plan_split(plan, ATTENTION_FULL) > 1)
         declare(l, BUF_PART, DTYPE_F32, 2, heads, plan->ops[OP_ATTENTION].split, 0, 0, false);
     if (several) {
-        declare(l, BUF_PX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
-        declare(l, BUF_PM, DTYPE_F32, 2, rows, hidden, 0, 0, false);
         declare(l, BUF_IX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
         declare(l, BUF_IM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
     }
@@ -101,8 +99,6 @@ static void declare_all(Lower *l) {
     declare(l, BUF_C, act, 3, ranks, rows, shape->hidden_slice, 0, false);
     declare(l, BUF_CKV, act, 2, rows, shape->draft_kv_rows, 0, 0, false);
     if (!several) return;
-    declare(l, BUF_DPX, DTYPE_F32, 2, rows, hidden, 0, 0, false);
-    declare(l, BUF_DPM, DTYPE_F32, 2, rows, hidden, 0, 0, false);
     declare(l, BUF_DIX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
     declare(l, BUF_DIM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
     declare(l, BUF_DBEST_PART, DTYPE_I32, 1, shape->vocab, 0, 0, 0, false);
@@ -137,6 +133,8 @@ static Region every_layer(Region r) {
     r.all_layers = true;
     return r;
 }
+
+typedef enum ColumnsTo { TO_BUFFER, TO_RESIDUAL, TO_INBOX } ColumnsTo;
 
 // A task under construction.
 typedef struct Draft {
@@ -177,38 +175,31 @@ static void covers(Lower *l, Region r) {
 }
 
 // A step over `outputs` columns, each tile reading all of `in` (and, for a residual, its own columns of `out`) and
-// writing its columns of `out`; `also` is written in the same columns (taps), BUF_COUNT for none.
-static void column_step(Lower *l, OpId op, int outputs, const BufferId *in, int in_count, bool residual, BufferId out,
+// writing its columns of `out`; `also` is written in the same columns (taps), BUF_COUNT for none. Partial sums go
+// straight into this rank's slab of every rank's inbox `out`.
+static void column_step(Lower *l, OpId op, int outputs, const BufferId *in, int in_count, ColumnsTo to, BufferId out,
                         BufferId also) {
     step_new(l, op);
-    covers(l, cols(l, out, 0, outputs));
+    covers(l, to == TO_INBOX ? everywhere(slab(l, out, SELF, 0, outputs)) : cols(l, out, 0, outputs));
     if (also != BUF_COUNT) covers(l, cols(l, also, 0, outputs));
     int tile = l->plan->ops[op].tile;
     for (int lo = 0; lo < outputs; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
         for (int i = 0; i < in_count; i++) reads(l, &d, all_of(l, in[i]));
-        if (residual) reads(l, &d, cols(l, out, lo, lo + tile));
-        writes(l, &d, cols(l, out, lo, lo + tile));
+        if (to == TO_RESIDUAL) reads(l, &d, cols(l, out, lo, lo + tile));
+        writes(l, &d, to == TO_INBOX ? everywhere(slab(l, out, SELF, lo, lo + tile)) : cols(l, out, lo, lo + tile));
         if (also != BUF_COUNT) writes(l, &d, cols(l, also, lo, lo + tile));
         task_add(l, lo, lo + tile, 0, &d);
     }
 }
-#define COLUMN_STEP(l, op, outputs, residual, out, ...)                                                                \
+#define COLUMN_STEP(l, op, outputs, out, ...)                                                                          \
     column_step(l, op, outputs, (const BufferId[]){__VA_ARGS__},                                                       \
-                (int)(sizeof(BufferId[]){__VA_ARGS__} / sizeof(BufferId)), residual, out, BUF_COUNT)
+                (int)(sizeof(BufferId[]){__VA_ARGS__} / sizeof(BufferId)), TO_BUFFER, out, BUF_COUNT)
 
-// The ranks' partial sums `partial` go to every rank's `inbox`, which is summed in rank order and added to `x`.
-static void reduce_steps(Lower *l, Site site, BufferId partial, BufferId inbox, BufferId x, BufferId also) {
+// The ranks' partial sums in `inbox` are summed in rank order and added to `x`.
+static void reduce_step(Lower *l, Site site, BufferId inbox, BufferId x, BufferId also) {
     int hidden = l->model->hidden, tile = l->plan->ops[OP_REDUCE].tile;
-    step_new(l, OP_PUSH);
-    covers(l, everywhere(slab(l, inbox, SELF, 0, hidden)));
-    for (int lo = 0; lo < hidden; lo += tile) {
-        Draft d = {0};
-        reads(l, &d, cols(l, partial, lo, lo + tile));
-        writes(l, &d, everywhere(slab(l, inbox, SELF, lo, lo + tile)));
-        task_add(l, lo, lo + tile, (int)site, &d);
-    }
     step_new(l, OP_REDUCE);
     covers(l, cols(l, x, 0, hidden));
     if (also != BUF_COUNT) covers(l, cols(l, also, 0, hidden));
@@ -224,14 +215,14 @@ static void reduce_steps(Lower *l, Site site, BufferId partial, BufferId inbox, 
 }
 
 // An output projection: into the residual stream, or through the ranks' partial sums.
-static void project(Lower *l, OpId op, BufferId in, BufferId x, Site site, BufferId partial, BufferId inbox, bool tap) {
+static void project(Lower *l, OpId op, BufferId in, BufferId x, Site site, BufferId inbox, bool tap) {
     int hidden = l->model->hidden;
     BufferId also = tap ? BUF_TAPS : BUF_COUNT;
     if (l->plan->ranks == 1) {
-        column_step(l, op, hidden, &in, 1, true, x, also);
+        column_step(l, op, hidden, &in, 1, TO_RESIDUAL, x, also);
     } else {
-        column_step(l, op, hidden, &in, 1, false, partial, BUF_COUNT);
-        reduce_steps(l, site, partial, inbox, x, also);
+        column_step(l, op, hidden, &in, 1, TO_INBOX, inbox, BUF_COUNT);
+        reduce_step(l, site, inbox, x, also);
     }
 }
 
@@ -333,7 +324,7 @@ static void expert_steps(Lower *l, bool tap) {
     const Plan *plan = l->plan;
     const Shape *shape = &plan->shape;
     int hidden = l->model->hidden, inner = shape->expert_inner;
-    COLUMN_STEP(l, OP_ROUTER, l->model->experts.count, false, BUF_SCORES, BUF_X);
+    COLUMN_STEP(l, OP_ROUTER, l->model->experts.count, BUF_SCORES, BUF_X);
     single(l, OP_ROUTE, BUF_SCORES, all_of(l, BUF_ROUTES));
     Pool pool = {.name = "experts",
                  .keys = shape->keys,
@@ -369,9 +360,8 @@ static void expert_steps(Lower *l, bool tap) {
     LIST_ADD(l->ctx->arena, &l->entries, (Entry){.kind = ENTRY_POOL, .pool = (int)l->pools.count - 1});
 
     bool one = plan->ranks == 1;
-    BufferId out = one ? BUF_X : BUF_PM;
     step_new(l, OP_COMBINE);
-    covers(l, cols(l, out, 0, hidden));
+    covers(l, one ? cols(l, BUF_X, 0, hidden) : everywhere(slab(l, BUF_IM, SELF, 0, hidden)));
     if (one && tap) covers(l, cols(l, BUF_TAPS, 0, hidden));
     tile = plan->ops[OP_COMBINE].tile;
     for (int lo = 0; lo < hidden; lo += tile) {
@@ -380,11 +370,11 @@ static void expert_steps(Lower *l, bool tap) {
         reads(l, &d, slab(l, BUF_EY, ACTIVE, lo, lo + tile));
         reads(l, &d, all_of(l, BUF_ROUTES));
         if (one) reads(l, &d, cols(l, BUF_X, lo, lo + tile));
-        writes(l, &d, cols(l, out, lo, lo + tile));
+        writes(l, &d, one ? cols(l, BUF_X, lo, lo + tile) : everywhere(slab(l, BUF_IM, SELF, lo, lo + tile)));
         if (one && tap) writes(l, &d, cols(l, BUF_TAPS, lo, lo + tile));
         task_add(l, lo, lo + tile, 0, &d);
     }
-    if (!one) reduce_steps(l, SITE_MLP, BUF_PM, BUF_IM, BUF_X, tap ? BUF_TAPS : BUF_COUNT);
+    if (!one) reduce_step(l, SITE_MLP, BUF_IM, BUF_X, tap ? BUF_TAPS : BUF_COUNT);
 }
 
 // A head over this rank's part of the vocabulary: best tokens, and logits unless `logits` is BUF_COUNT. With several
@@ -459,7 +449,7 @@ static void context_steps(Lower *l) {
     const Attention *attention = &l->model->drafter.attention;
     int kv_heads = l->plan->shape.draft_kv_heads, tile = l->plan->ops[OP_CONTEXT_APPEND].tile;
     const Fused f = {1, 0, kv_heads, attention->qk_dim, attention->v_dim};
-    COLUMN_STEP(l, OP_CONTEXT, l->plan->shape.draft_kv_rows, false, BUF_CKV, BUF_C);
+    COLUMN_STEP(l, OP_CONTEXT, l->plan->shape.draft_kv_rows, BUF_CKV, BUF_C);
     step_new(l, OP_CONTEXT_APPEND);
     covers(l, region(l, BUF_DKV, range(1, 2), range(0, kv_heads), NONE));
     for (int lo = 0; lo < kv_heads; lo += tile) {
@@ -501,15 +491,15 @@ static void sample_steps(Lower *l) {
 
 static void layer_steps(Lower *l, const Layer *layer, bool tap) {
     LayerAttention kind = layer->attention;
-    COLUMN_STEP(l, OP_QKV, l->plan->shape.qkv_rows[kind], false, BUF_QKV, BUF_X);
+    COLUMN_STEP(l, OP_QKV, l->plan->shape.qkv_rows[kind], BUF_QKV, BUF_X);
     attention_steps(l, kind);
-    project(l, OP_O_PROJ, BUF_ATTN, BUF_X, SITE_ATTENTION, BUF_PX, BUF_IX, false);
+    project(l, OP_O_PROJ, BUF_ATTN, BUF_X, SITE_ATTENTION, BUF_IX, false);
     if (layer->mlp == MLP_EXPERTS) {
         expert_steps(l, tap);
         return;
     }
-    COLUMN_STEP(l, OP_MLP_UP, l->plan->shape.dense_inner, false, BUF_ACT, BUF_X);
-    project(l, OP_MLP_DOWN, BUF_ACT, BUF_X, SITE_MLP, BUF_PM, BUF_IM, tap);
+    COLUMN_STEP(l, OP_MLP_UP, l->plan->shape.dense_inner, BUF_ACT, BUF_X);
+    project(l, OP_MLP_DOWN, BUF_ACT, BUF_X, SITE_MLP, BUF_IM, tap);
 }
 
 static void draft_layer_steps(Lower *l) {
@@ -517,7 +507,7 @@ static void draft_layer_steps(Lower *l) {
     const Shape *shape = &l->plan->shape;
     int v = attention->v_dim, tile = l->plan->ops[OP_DRAFT_ATTENTION].tile;
     Fused f = {1, shape->draft_heads, shape->draft_kv_heads, attention->qk_dim, v};
-    COLUMN_STEP(l, OP_DRAFT_QKV, shape->draft_qkv_rows, false, BUF_DQKV, BUF_DX);
+    COLUMN_STEP(l, OP_DRAFT_QKV, shape->draft_qkv_rows, BUF_DQKV, BUF_DX);
     step_new(l, OP_DRAFT_ATTENTION);
     covers(l, cols(l, BUF_DATTN, 0, shape->draft_heads * v));
     for (int lo = 0; lo < shape->draft_heads; lo += tile) {
@@ -526,9 +516,9 @@ static void draft_layer_steps(Lower *l) {
         writes(l, &d, cols(l, BUF_DATTN, lo * v, (lo + tile) * v));
         task_add(l, lo, lo + tile, 0, &d);
     }
-    project(l, OP_DRAFT_O, BUF_DATTN, BUF_DX, SITE_DRAFT_ATTENTION, BUF_DPX, BUF_DIX, false);
-    COLUMN_STEP(l, OP_DRAFT_UP, shape->draft_inner, false, BUF_DACT, BUF_DX);
-    project(l, OP_DRAFT_DOWN, BUF_DACT, BUF_DX, SITE_DRAFT_MLP, BUF_DPM, BUF_DIM, false);
+    project(l, OP_DRAFT_O, BUF_DATTN, BUF_DX, SITE_DRAFT_ATTENTION, BUF_DIX, false);
+    COLUMN_STEP(l, OP_DRAFT_UP, shape->draft_inner, BUF_DACT, BUF_DX);
+    project(l, OP_DRAFT_DOWN, BUF_DACT, BUF_DX, SITE_DRAFT_MLP, BUF_DIM, false);
 }
 
 // Closes the body at hand.
@@ -600,7 +590,7 @@ Prog *plan_lower(Ctx *ctx, const Plan *plan) {
         single(l, OP_DRAFT_PICK, BUF_DBEST, all_of(l, BUF_DRAFTS));
         round_add(l, SEGMENT_DRAFT, body_add(l, "draft_out"), 0);
     }
-    COLUMN_STEP(l, OP_EMBED, model->hidden, false, BUF_X, BUF_DRAFTS);
+    COLUMN_STEP(l, OP_EMBED, model->hidden, BUF_X, BUF_DRAFTS);
     round_add(l, SEGMENT_TARGET, body_add(l, "target_in"), 0);
     layers(l);
     if (model->has_drafter) {

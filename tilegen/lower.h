@@ -13,7 +13,6 @@
 //                             families without chunks, and the drafter: one chunk
 //   kv, dkv [2, kv_heads] layered, state   cache rows: 0 old (positions < start), 1 new (this round's)
 //   attn, dattn [rows, heads * v_dim]      part [heads, split]: running (max, sum, out) of a split attention
-//   px, pm, dpx, dpm [rows, hidden]        a rank's partial sums after attention and after the MLP, R > 1 only
 //   ix, im, dix, dim [R, rows, hidden]     the ranks' partial sums, R > 1 only
 //   scores [rows, experts]  routes [1]     eact [keys, rows, expert_inner]  ey [keys, rows, hidden]
 //   act, dact [rows, inner]   taps [rows, hidden] layered, state: the residual stream after a tapped layer
@@ -25,9 +24,9 @@
 //   draft_embed      hidden                      -                                      dx
 //   draft_qkv        qkv_rows                    dx                                     dqkv
 //   draft_attention  query heads                 dqkv (its q, k, v), dkv old            dattn
-//   draft_o          hidden                      dattn, dx                              dx, or dpx when R > 1
+//   draft_o          hidden                      dattn, dx                              dx, or dix of all ranks when R > 1
 //   draft_up         inner                       dx                                     dact
-//   draft_down       hidden                      dact, dx                               dx, or dpm
+//   draft_down       hidden                      dact, dx                               dx, or dim of all
 //   draft_head       vocab / R                   dx                                     dbest, or dbest_part
 //   draft_pick       one task                    dbest                                  drafts
 //   embed            hidden                      drafts                                 x
@@ -35,15 +34,15 @@
 //   append           kv heads                    qkv (its k, v)                         kv new
 //   attention        query heads, part of split  qkv (its q, k, v), kv old              attn, or part
 //   merge            query heads                 part                                   attn
-//   o_proj           hidden                      attn, x                                x, or px
+//   o_proj           hidden                      attn, x                                x, or ix of all
 //   router           experts                     x                                      scores
 //   route            one task, publishes         scores                                 routes
 //   experts_up       expert_inner, a key         x, routes                              eact
 //   experts_down     hidden, a key               eact, routes                           ey
-//   combine          hidden                      ey, routes, x                          x (and taps), or pm
+//   combine          hidden                      ey, routes, x                          x (and taps), or im of all
 //   mlp_up           dense_inner                 x                                      act
-//   mlp_down         hidden                      act, x                                 x (and taps), or pm
-//   push             its site's extent           px, pm, dpx, dpm, NAME_part            ix, im, dix, dim, NAME of all
+//   mlp_down         hidden                      act, x                                 x (and taps), or im of all
+//   push             its site's extent           NAME_part                              NAME of all
 //                                                                                       ranks
 //   reduce           hidden                      its inbox, x or dx                     x (taps after the MLP) or dx
 //   head             vocab / R                   x                                      logits, best, or their _part

@@ -135,6 +135,9 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     }
     plan->ops[OP_PUSH].tile = plan->ops[OP_REDUCE].tile; // a tile is pushed as it will be reduced
     plan->ops[OP_PUSH].per = PER_TILE;
+    static const OpId partial[] = {OP_O_PROJ, OP_MLP_DOWN, OP_COMBINE, OP_DRAFT_O, OP_DRAFT_DOWN};
+    for (int i = 0; tp > 1 && i < (int)(sizeof partial / sizeof *partial); i++)
+        plan->ops[partial[i]].per = PER_TILE; // sums go straight to the ranks that reduce them
     plan->ops[OP_ACCEPT].workers = 1;
     return plan;
 }

@@ -85,7 +85,7 @@ static void in_from(const Making *k, EngineStep *s, const char *name) {
 }
 static void out_to(const Making *k, EngineStep *s, const char *name) {
     BufferPlace p = kernel_place(k->steps, k->c->prog, name);
-    s->out = p.offset, s->out_row = p.row;
+    s->out = p.offset, s->out_row = p.row, s->out_item = p.item;
 }
 static uint32_t offset_of(const Making *k, const char *name) { return kernel_place(k->steps, k->c->prog, name).offset; }
 
@@ -144,11 +144,7 @@ static bool attention_step(Making *k, EngineStep *s, int kind) {
 static void push_step(const Making *k, EngineStep *s, Site site) {
     static const struct {
         const char *part, *inbox, *best_part, *best;
-    } sites[] = {[SITE_ATTENTION] = {"px", "ix", NULL, NULL},
-                 [SITE_MLP] = {"pm", "im", NULL, NULL},
-                 [SITE_DRAFT_ATTENTION] = {"dpx", "dix", NULL, NULL},
-                 [SITE_DRAFT_MLP] = {"dpm", "dim", NULL, NULL},
-                 [SITE_HEAD] = {"logits_part", "logits", "best_part", "best"},
+    } sites[] = {[SITE_HEAD] = {"logits_part", "logits", "best_part", "best"},
                  [SITE_DRAFT_HEAD] = {NULL, NULL, "dbest_part", "dbest"},
                  [SITE_FC] = {"c_part", "c", NULL, NULL}};
     s->op = RUN_PUSH_TILE;
@@ -156,7 +152,6 @@ static void push_step(const Making *k, EngineStep *s, Site site) {
     if (sites[site].part) {
         in_from(k, s, sites[site].part);
         out_to(k, s, sites[site].inbox);
-        s->out_item = kernel_place(k->steps, k->c->prog, sites[site].inbox).item;
         s->k = site == SITE_FC && k->c->sched->activations == DTYPE_BF16 ? 2 : 4; // bytes of an element
     }
     if (sites[site].best) s->best = offset_of(k, sites[site].best), s->item_bytes = offset_of(k, sites[site].best_part);
@@ -166,7 +161,7 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
     const Compiled *c = k->c;
     const Model *m = c->model;
     bool one = c->plan->ranks == 1;
-    uint32_t back = one ? FINISH_RESIDUAL : FINISH_F32;
+    uint32_t back = one ? FINISH_RESIDUAL : FINISH_PUSH;
     *s = (EngineStep){.slot = SLOT_COUNT, .norm_slot = SLOT_COUNT, .eps = (float)m->eps, .alpha = 1};
     bool draft_mlp = op == OP_DRAFT_UP, expert = op == OP_EXPERTS_UP;
     const Activation *act = draft_mlp ? &m->drafter.activation : expert ? &m->experts.activation : &m->dense_activation;
@@ -201,10 +196,10 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         in_from(k, s, "ckv");
         return attention_step(k, s, 2);
     case OP_DRAFT_O:
-        in_from(k, s, "dattn"), out_to(k, s, one ? "dx" : "dpx");
+        in_from(k, s, "dattn"), out_to(k, s, one ? "dx" : "dix");
         return linear_step(k, s, op, kind, SLOT_O, SLOT_COUNT, back);
     case OP_O_PROJ:
-        in_from(k, s, "attn"), out_to(k, s, one ? "x" : "px");
+        in_from(k, s, "attn"), out_to(k, s, one ? "x" : "ix");
         return linear_step(k, s, op, kind, SLOT_O, SLOT_COUNT, back);
     case OP_DRAFT_UP:
     case OP_MLP_UP:
@@ -213,10 +208,10 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         s->alpha = (float)act->alpha, s->limit = (float)act->limit;
         return linear_step(k, s, op, kind, SLOT_UP, SLOT_POST_NORM, FINISH_SWIGLU);
     case OP_DRAFT_DOWN:
-        in_from(k, s, "dact"), out_to(k, s, one ? "dx" : "dpm");
+        in_from(k, s, "dact"), out_to(k, s, one ? "dx" : "dim");
         return linear_step(k, s, op, kind, SLOT_DOWN, SLOT_COUNT, back);
     case OP_MLP_DOWN:
-        in_from(k, s, "act"), out_to(k, s, one ? "x" : "pm");
+        in_from(k, s, "act"), out_to(k, s, one ? "x" : "im");
         s->taps = one;
         return linear_step(k, s, op, kind, SLOT_DOWN, SLOT_COUNT, back);
     case OP_ROUTER:
@@ -225,17 +220,15 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
     case OP_ROUTE: s->op = RUN_ROUTE_ROWS, in_from(k, s, "scores"), out_to(k, s, "routes"); return true;
     case OP_EXPERTS_UP:
         in_from(k, s, "x"), out_to(k, s, "eact");
-        s->out_item = kernel_place(k->steps, c->prog, "eact").item;
         s->alpha = (float)act->alpha, s->limit = (float)act->limit;
         return linear_step(k, s, op, kind, SLOT_EXPERT_UP, SLOT_POST_NORM, FINISH_EXPERT_UP);
     case OP_EXPERTS_DOWN:
         in_from(k, s, "eact"), out_to(k, s, "ey");
         s->in_item = kernel_place(k->steps, c->prog, "eact").item;
-        s->out_item = kernel_place(k->steps, c->prog, "ey").item;
         return linear_step(k, s, op, kind, SLOT_EXPERT_DOWN, SLOT_COUNT, FINISH_EXPERT_DOWN);
     case OP_COMBINE:
         s->op = RUN_COMBINE_ROWS;
-        in_from(k, s, "ey"), out_to(k, s, one ? "x" : "pm");
+        in_from(k, s, "ey"), out_to(k, s, one ? "x" : "im");
         s->in_item = kernel_place(k->steps, c->prog, "ey").item;
         s->finish = back, s->taps = one;
         return true;

@@ -43,6 +43,9 @@ void checkpoint_close(Checkpoint *checkpoint);
 // Random weights of the model's layout, in memory: trained-like spread, never zeros, router choices near uniform.
 // The same seed gives the same weights. NULL after reporting.
 Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed);
+// The model's matrices without their contents, and vectors of zeros: for a GPU that makes the weights itself. NULL
+// after reporting.
+Checkpoint *checkpoint_described(Ctx *ctx, const Model *model);
 // Writes the weights in the published layout (index and shards, dflash/, generation_config.json) into `folder`, which
 // is made. False after reporting.
 bool checkpoint_write(Ctx *ctx, const Model *model, const Checkpoint *checkpoint, const char *folder);

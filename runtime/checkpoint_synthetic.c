@@ -148,3 +148,17 @@ Checkpoint *checkpoint_synthetic(Ctx *ctx, const Model *model, uint64_t seed) {
     ctx_done(ctx, guard);
     return checkpoint;
 }
+
+Checkpoint *checkpoint_described(Ctx *ctx, const Model *model) {
+    Slots slots;
+    Checkpoint *checkpoint = checkpoint_new(ctx, model, &slots);
+    int64_t longest = 0;
+    if (!checkpoint) return NULL;
+    for (size_t i = 0; i < slots.count; i++)
+        if (slots.at[i].kind == SLOT_VECTOR && slots.at[i].shape[0] > longest) longest = slots.at[i].shape[0];
+    const float *zeros = ARENA_ARRAY(ctx->arena, float, longest);
+    for (size_t i = 0; i < slots.count; i++)
+        if (slots.at[i].kind == SLOT_VECTOR) *slots.at[i].vector = zeros;
+    if (model->tied_head) checkpoint->head = checkpoint->embed;
+    return checkpoint;
+}

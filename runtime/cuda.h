@@ -27,6 +27,7 @@ enum {
     CUDA_HOST_PORTABLE = 1,
     CUDA_HOST_MAPPED = 2,
     CUDA_STREAM_APART = 1, // does not wait for the legacy stream
+    CUDA_EVENT_TIMED = 0,
     CUDA_EVENT_UNTIMED = 2,
     CUDA_MODE_EXCLUSIVE = 3,
     CUDA_MODE_PROHIBITED = 2,

@@ -10,8 +10,9 @@
 #include <signal.h>
 
 typedef struct DecodeRequest {
-    const int *prompt; // from position 0 on
+    const int *prompt; // from position `start` on
     int prompt_count;
+    int start; // GPU only, 0 elsewhere: the caches before it are as they are
     int limit; // tokens to emit, at least 1
     bool draft, logits;
     Sampling sampling;

@@ -6,7 +6,7 @@
 
 enum { SPINS = 4000, NAP_US = 20, LOOK_EVERY = 64 };
 
-static double now(void) {
+double gpu_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
@@ -19,9 +19,9 @@ static void say(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word
 
 // Whether the kernel has left within `ms`.
 static bool kernel_leaves(const Gpu *gpu, int ms) {
-    for (double until = now() + ms * 1e-3;; usleep(200)) {
+    for (double until = gpu_now() + ms * 1e-3;; usleep(200)) {
         if (gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY) return true;
-        if (now() > until) return false;
+        if (gpu_now() > until) return false;
     }
 }
 
@@ -104,6 +104,7 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
                                     .stop_count = (uint32_t)r->stop_count,
                                     .halt_instance = (uint32_t)r->halt_instance,
                                     .halt_body_step = (uint32_t)r->halt_step,
+                                    .start = (uint32_t)r->start,
                                     .accept_seed = (uint32_t)r->sampling.seed,
                                     .accept_mean = (float)r->accept};
     for (int i = 0; i < r->stop_count; i++) mailbox->body.stops[i] = r->stops[i];
@@ -128,7 +129,7 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
         if (turn >= SPINS) usleep(NAP_US);
         if (turn % LOOK_EVERY == 0) {
             bool gone = gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY;
-            double time = now();
+            double time = gpu_now();
             if (until == 0) until = time + 1.5 * gpu->options.timeout;
             entry = arrived(gpu); // also what came before the kernel ended
             if (!entry && (gone || time > until)) {
@@ -226,6 +227,11 @@ static Exit gpu_trace(void *self, const char *path) {
     return trace_write(gpu->ctx, gpu->prog, records, count, &rounds, path) ? EXIT_OK : EXIT_ENVIRONMENT;
 }
 
+GpuFigures gpu_figures(const Decoder *decoder) {
+    const Gpu *gpu = decoder->self;
+    return gpu->figures;
+}
+
 static void gpu_close(void *self) {
     Gpu *gpu = self;
     gpu_end(gpu);
@@ -262,10 +268,13 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
     Gpu *gpu = ARENA_NEW(ctx->arena, Gpu);
     *gpu = (Gpu){.ctx = ctx, .model = model, .prog = prog, .weights = weights, .options = *options};
     if (!(gpu->options.timeout > 0)) gpu->options.timeout = 1;
-    gpu->context = options->context > 0 && options->context < model->context ? options->context : model->context;
-    if (prog->ranks > 1) {
+    gpu->context = model->context;
+    // Alone, the last rounds may lie behind the model's context: what is timed begins at any position of it.
+    if (options->context > 0 && (options->alone || options->context < model->context)) gpu->context = options->context;
+    if (prog->ranks > 1 && !options->alone) {
         diag_error(ctx, E0905, NO_SPAN, "the bundle is for %d GPUs; this program drives one", prog->ranks);
-        diag_help(ctx, "build with --tp 1, or run it on the CPU with --host");
+        diag_help(ctx, "build with --tp 1, run it on the CPU with --host, or time one rank of it by itself: "
+                       "`tilerun bench BUNDLE --alone synthetic:1`");
         return EXIT_ENVIRONMENT;
     }
     if (!bundle_fits(gpu, bundle)) return EXIT_INPUT;

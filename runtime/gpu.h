@@ -15,6 +15,9 @@ typedef struct GpuOptions {
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
     bool trace;     // keep records for Decoder.trace
+    bool alone; // one rank of several by itself, with weights and caches made on the GPU from `seed`: see gpu_bench.c
+    int rank;   // whose work is done
+    uint64_t seed;
     const volatile sig_atomic_t *cancelled;
     Progress progress;
 } GpuOptions;
@@ -23,6 +26,14 @@ typedef struct GpuOptions {
 // reporting.
 Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bundle, const PackList *weights,
               const GpuOptions *options, Decoder *out);
+
+// What was measured while opening. `decoder` is of gpu_open.
+typedef struct GpuFigures {
+    double ready;     // when the weights were there, seconds of CLOCK_MONOTONIC
+    double streaming; // bytes a second that the memory gives, or 0: not measured, alone only
+    uint64_t weights; // bytes
+} GpuFigures;
+GpuFigures gpu_figures(const Decoder *decoder);
 
 // For `tilegen diff` alone: what a round left in the device's memory, read while it is held (DecodeRequest.logits) or
 // the kernel idle. `decoder` is of gpu_open. EXIT_OK, or another code after reporting.

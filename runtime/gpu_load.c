@@ -177,7 +177,12 @@ static bool tables_load(Gpu *gpu) {
     EngineParams *p = &gpu->params;
     p->tables = at + c.tables;
     p->layers = at + c.layers;
-    p->slab = p->peers[0] = gpu->memory[MEMORY_BUFFERS].at;
+    p->slab = gpu->memory[MEMORY_BUFFERS].at;
+    // A rank alone is its own peer as often as there are ranks: each of its pushes signals every rank once, and in a
+    // real run every rank signals each counter once, so the counters come to the same. The other ranks' parts of a sum
+    // stay the zeros that they were.
+    for (int rank = 0; rank < gpu->prog->ranks; rank++) p->peers[rank] = p->slab;
+    p->rank = (uint32_t)gpu->options.rank;
     p->state = at + c.state;
     p->gate = at + c.gate;
     p->abort = at + c.abort;
@@ -274,12 +279,15 @@ static bool weights_load(Gpu *gpu) {
 
 static int shared_bytes(const Gpu *gpu) { return gpu->prog->page_count * gpu->prog->page_bytes + ENGINE_SHARED_FIXED; }
 
+static bool module_open(Gpu *gpu) {
+    return ok(gpu, gpu->cuda->module_load(&gpu->module, gpu->cubin->data, 0, NULL, NULL), "loading the kernel");
+}
+
 static bool kernel_launch(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
     int declared = 0, shared = shared_bytes(gpu);
     void *parameters[] = {&gpu->params};
-    if (!ok(gpu, cuda->module_load(&gpu->module, gpu->cubin->data, 0, NULL, NULL), "loading the kernel") ||
-        !ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
+    if (!ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
         !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
         return false;
     shared -= declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED; // part of what lies beside the pages
@@ -322,9 +330,13 @@ Exit gpu_load(Gpu *gpu) {
     gpu->cuda = cuda_open(gpu->ctx, gpu->options.library);
     if (!gpu->cuda || !cuda_device(gpu->ctx, gpu->cuda, gpu->options.device, &gpu->device) ||
         !cuda_fits(gpu->ctx, &gpu->device, gpu->prog->sku, gpu->prog->workers, shared_bytes(gpu)) ||
-        !device_open(gpu) || !allocate(gpu) || !tables_load(gpu) || !rope_load(gpu))
+        !device_open(gpu) || !allocate(gpu) || !tables_load(gpu) || !rope_load(gpu) || !module_open(gpu))
         return EXIT_ENVIRONMENT;
     size_t errors = diag_errors(gpu->ctx);
-    if (!weights_load(gpu)) return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
+    if (!(gpu->options.alone ? gpu_fill(gpu) : weights_load(gpu)))
+        return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
+    gpu->figures.ready = gpu_now();
+    gpu->figures.weights = gpu->weights->bytes;
+    if (gpu->options.alone && !gpu_stream(gpu)) return EXIT_ENVIRONMENT;
     return kernel_launch(gpu) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

@@ -53,6 +53,7 @@ typedef struct Gpu {
     CudaAddress host_at;
     float *logits; // [rows][vocab], pinned
     EngineParams params;
+    GpuFigures figures;
 
     DecodeRequest request;
     bool open;                 // a request is
@@ -66,8 +67,14 @@ typedef struct Gpu {
 
 // gpu_load.c
 Exit gpu_load(Gpu *gpu);
+// gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own; then the
+// memory's streaming rate over the weights. False after reporting.
+bool gpu_fill(Gpu *gpu);
+bool gpu_stream(Gpu *gpu);
 // gpu_report.c: the diagnostic E0906 with what the records say.
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);
+// gpu.c: seconds of CLOCK_MONOTONIC.
+double gpu_now(void);
 // gpu.c: ends the kernel and releases the device, whatever state it is in.
 void gpu_release(Gpu *gpu);
 #endif

@@ -1,3 +1,4 @@
+#include "bench.h"
 #include "tilerun.h"
 #include "text.h"
 #include "version.h"
@@ -112,6 +113,10 @@ static int read_arguments(int argc, char **argv, int command, Settings *s) {
     for (int i = 2; i < argc; i++) {
         char *word = strcmp(argv[i], "-o") == 0 ? (char[]){"--out"} : argv[i], *equals = strchr(word, '=');
         if (strncmp(word, "--", 2) != 0) {
+            if (strncmp(word, "synthetic:", 10) == 0 && !s->value[OPTION_WEIGHTS]) {
+                s->value[OPTION_WEIGHTS] = word;
+                continue;
+            }
             if (s->bundle) return usage("one bundle, not also \"%s\"", word);
             s->bundle = word;
             continue;
@@ -257,46 +262,25 @@ static int logits(tr_session *session, const Settings *s) {
     return code ? code : tr_logits_file(session, tokens, count, s->value[OPTION_OUT]);
 }
 
-static int by_value(const void *a, const void *b) {
-    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+// What is timed, of a rank alone: rounds behind `context` positions, in caches with room for them.
+static BenchJob bench_job(const Settings *s) {
+    return (BenchJob){.rounds = (int)s->rounds,
+                      .alone = s->value[OPTION_ALONE] != NULL,
+                      .rank = (int)s->rank,
+                      .context = s->value[OPTION_CONTEXT] || !s->value[OPTION_ALONE] ? (int)s->context : BENCH_CONTEXT,
+                      .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
+                      .accept = s->accept,
+                      .temperature = s->temperature,
+                      .top_p = s->top_p,
+                      .top_k = (int)s->top_k,
+                      .seed = s->seed,
+                      .trace = s->value[OPTION_TRACE],
+                      .json = s->value[OPTION_JSON] != NULL};
 }
 
-// Times rounds after a short prompt of arbitrary ids.
 static int bench(tr_session *session, const Settings *s) {
-    int prompt[16];
-    for (int i = 0; i < 16; i++) prompt[i] = (i * 37 + 5) % tr_vocab(session);
-    tr_request request = {.tokens = prompt,
-                          .token_count = 16,
-                          .max_tokens = (int)s->rounds,
-                          .temperature = s->temperature,
-                          .top_k = (int)s->top_k,
-                          .top_p = s->top_p,
-                          .seed = s->seed,
-                          .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
-                          .ignore_end = true,
-                          .accept = s->accept};
-    tr_result r;
-    request.max_tokens = (int)s->rounds * (request.no_draft || !tr_has_drafter(session) ? 1 : TR_MAX_BLOCK) + 1;
-    int code = tr_generate(session, &request, &r);
-    if (code) return code;
-    int rounds = r.rounds < s->rounds ? r.rounds : (int)s->rounds;
-    double *sorted = malloc((size_t)(rounds + 1) * sizeof *sorted), sum = 0;
-    if (!sorted) return ENVIRONMENT;
-    memcpy(sorted, r.round_seconds, (size_t)rounds * sizeof *sorted);
-    qsort(sorted, (size_t)rounds, sizeof *sorted, by_value);
-    for (int i = 0; i < rounds; i++) sum += sorted[i];
-    double median = sorted[rounds / 2] * 1e3, low = sorted[rounds / 20] * 1e3,
-           high = sorted[rounds - 1 - rounds / 20] * 1e3;
-    double rate = r.acceptance / (sum / rounds);
-    if (s->value[OPTION_JSON])
-        printf("{\"rounds\": %d, \"clock\": \"%s\", \"ms\": {\"median\": %.4f, \"p5\": %.4f, \"p95\": %.4f}, "
-               "\"first_token_ms\": %.3f, \"acceptance\": %.4f, \"tokens_per_second\": %.1f}\n",
-               rounds, r.gpu ? "gpu" : "host", median, low, high, r.first_token_seconds * 1e3, r.acceptance, rate);
-    else
-        printf("%d rounds: median %.3f ms (5 %%: %.3f, 95 %%: %.3f), acceptance length %.2f, %.1f token/s\n", rounds,
-               median, low, high, r.acceptance, rate);
-    free(sorted);
-    return s->value[OPTION_TRACE] ? tr_trace_file(session, s->value[OPTION_TRACE]) : 0;
+    BenchJob job = bench_job(s);
+    return bench_run(session, &job, stdout);
 }
 
 // A moving line on a terminal; nothing elsewhere.
@@ -334,6 +318,10 @@ int main(int argc, char **argv) {
     if (command == 1 && (!s.value[OPTION_TOKENS] || !s.value[OPTION_OUT]))
         return usage("%s wants --tokens and --out", "logits");
 
+    if (command == 2 && s.value[OPTION_RANK] && !s.value[OPTION_ALONE])
+        return usage("%s is the rank that --alone times: give both", "--rank");
+    if (command == 2 && s.value[OPTION_ALONE] && s.value[OPTION_HOST])
+        return usage("%s is timed on a GPU: without --host", "--alone");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
     tr_session *session;
     int shown = -1;
@@ -344,10 +332,16 @@ int main(int argc, char **argv) {
                        .host = s.value[OPTION_HOST] != NULL,
                        .device = (int)s.device,
                        .trace = s.value[OPTION_TRACE] != NULL,
+                       .alone = s.value[OPTION_ALONE] != NULL,
+                       .rank = (int)s.rank,
                        .timeout = s.timeout,
                        .cuda = getenv("TILERUN_CUDA"),
                        .progress = isatty(2) ? show_progress : NULL,
                        .progress_user = &shown};
+    if (open.alone) {
+        BenchJob job = bench_job(&s);
+        open.context = bench_positions(&job);
+    }
     int code = command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session) : tr_open(&open, &session);
     if (shown >= 0) fputs("\r\033[K", stderr);
     interrupted_session = session;

@@ -4,6 +4,7 @@
 #include "pack_file.h"
 #include "safetensors.h"
 #include "tokenizer.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ struct tr_session {
     Tokenizer *tokenizer; // NULL with synthetic weights
     int end_tokens[16], end_token_count;
     Decoder decoder;
+    tr_figures figures;
     int *tokens; // [context] generated
     double *round_seconds;
     char *text; // room for a round's text
@@ -39,8 +41,10 @@ static double now(void) {
 typedef struct Opening {
     tr_session *s;
     const tr_options *options;
-    int threads, rank; // rank: to pack
-    const char *pack;  // file to write, or NULL
+    int threads, rank; // rank: to pack, or alone
+    uint64_t seed;     // of synthetic weights
+    double started;
+    const char *pack; // file to write, or NULL
     Progress progress;
     int code;
 } Opening;
@@ -84,12 +88,27 @@ static bool open_packed(Opening *opening, bool gpu) {
     return s->tokenizer != NULL;
 }
 
+static bool is_synthetic(const char *path) { return strncmp(path, "synthetic:", 10) == 0; }
+
+static bool seed_read(Ctx *ctx, const char *path, uint64_t *seed) {
+    const char *digits = path + strlen("synthetic:");
+    char *end;
+    errno = 0;
+    *seed = strtoull(digits, &end, 10);
+    if (*digits >= '0' && *digits <= '9' && !*end && !errno) return true;
+    diag_error(ctx, E0748, NO_SPAN, "the seed of synthetic weights is a whole number, not \"%s\"", digits);
+    diag_help(ctx, "for example synthetic:1");
+    return false;
+}
+
 static bool open_weights(Opening *opening, bool gpu) {
     tr_session *s = opening->s;
     Ctx *ctx = s->ctx;
     const char *path = opening->options->weights;
-    if (strncmp(path, "synthetic:", 10) == 0) {
-        s->weights = checkpoint_synthetic(ctx, s->model, strtoull(path + 10, NULL, 10));
+    if (is_synthetic(path)) {
+        if (!seed_read(ctx, path, &opening->seed)) return false;
+        s->weights = opening->options->alone ? checkpoint_described(ctx, s->model)
+                                             : checkpoint_synthetic(ctx, s->model, opening->seed);
         return s->weights != NULL;
     }
     if (file_exists(path) && !file_is_folder(path)) return open_packed(opening, gpu);
@@ -109,16 +128,54 @@ static Exit open_gpu(Opening *opening) {
     tr_session *s = opening->s;
     const tr_options *o = opening->options;
     PackList *list = s->packed ? &s->packed->list : ARENA_NEW(s->ctx->arena, PackList);
-    if (!s->packed && !pack_list(s->ctx, s->model, s->weights, 0, s->prog->ranks, list)) return EXIT_INPUT;
+    if (!s->packed && !pack_list(s->ctx, s->model, s->weights, opening->rank, s->prog->ranks, list)) return EXIT_INPUT;
     GpuOptions options = {.library = o->cuda,
                           .device = o->device,
                           .context = o->context,
                           .threads = opening->threads,
                           .trace = o->trace,
+                          .alone = o->alone,
+                          .rank = opening->rank,
+                          .seed = opening->seed,
                           .timeout = o->timeout,
                           .cancelled = &s->cancelled,
                           .progress = opening->progress};
-    return gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
+    Exit code = gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
+    if (code != EXIT_OK) return code;
+    GpuFigures figures = gpu_figures(&s->decoder);
+    s->figures = (tr_figures){figures.ready - opening->started, figures.streaming, figures.weights};
+    return EXIT_OK;
+}
+
+static bool rank_exists(const Opening *opening) {
+    const Prog *prog = opening->s->prog;
+    if (opening->rank < prog->ranks) return true;
+    diag_error(opening->s->ctx, E0746, NO_SPAN, "the bundle has no rank %d: it has %d", opening->rank, prog->ranks);
+    diag_help(opening->s->ctx, "ranks count from 0");
+    return false;
+}
+
+// Whether one rank of the bundle can be run by itself.
+static bool alone_fits(const Opening *opening, bool gpu) {
+    Ctx *ctx = opening->s->ctx;
+    const Prog *prog = opening->s->prog;
+    if (!gpu) {
+        diag_error(ctx, E0905, NO_SPAN, "a rank alone is timed on a GPU; this is the host executor");
+        diag_help(ctx, "the host executor runs all ranks: leave out --alone");
+        return false;
+    }
+    if (prog->ranks == 1) {
+        diag_error(ctx, E0905, NO_SPAN,
+                   "the bundle has one rank, which needs no others: there is nothing to leave out");
+        diag_help(ctx, "leave out --alone");
+        return false;
+    }
+    if (!is_synthetic(opening->options->weights)) {
+        diag_error(ctx, E0905, NO_SPAN, "a rank alone computes no text: its weights are made on the GPU, not read");
+        diag_help(ctx, "give synthetic:SEED in place of \"%s\"", opening->options->weights);
+        return false;
+    }
+    return rank_exists(opening);
 }
 
 static void open_all(Ctx *ctx, void *user) {
@@ -128,6 +185,7 @@ static void open_all(Ctx *ctx, void *user) {
     opening->code = EXIT_INPUT;
     if (!open_bundle(s, o)) return;
     bool gpu = strcmp(s->prog->sku, "host") != 0 && !o->host;
+    if (o->alone && !alone_fits(opening, gpu)) return;
     if (!open_weights(opening, gpu)) return;
     if (gpu)
         opening->code = open_gpu(opening);
@@ -151,11 +209,7 @@ static void pack_all(Ctx *ctx, void *user) {
     const char *folder = opening->options->weights;
     opening->code = EXIT_INPUT;
     if (!open_bundle(s, opening->options)) return;
-    if (opening->rank >= s->prog->ranks) {
-        diag_error(ctx, E0746, NO_SPAN, "the bundle has no rank %d: it has %d", opening->rank, s->prog->ranks);
-        diag_help(ctx, "ranks count from 0");
-        return;
-    }
+    if (!rank_exists(opening)) return;
     if (file_exists(folder) && !file_is_folder(folder)) {
         diag_error(ctx, E0702, file_span(ctx, folder), "packing wants the folder of a checkpoint, not a file");
         return;
@@ -192,7 +246,7 @@ static int open_session(const tr_options *options, Opening *opening, void (*body
 }
 
 int tr_open(const tr_options *options, tr_session **out) {
-    Opening opening = {0};
+    Opening opening = {.rank = options->alone ? options->rank : 0, .started = now()};
     return open_session(options, &opening, open_all, out);
 }
 
@@ -212,6 +266,7 @@ void tr_close(tr_session *s) {
 }
 
 int tr_vocab(const tr_session *s) { return s->model->vocab; }
+tr_figures tr_session_figures(const tr_session *s) { return s->figures; }
 bool tr_has_drafter(const tr_session *s) { return s->model->has_drafter; }
 bool tr_has_tokenizer(const tr_session *s) { return s->tokenizer != NULL; }
 void tr_cancel(tr_session *s) { s->cancelled = 1; }
@@ -261,7 +316,7 @@ static bool prompt_ids(tr_session *s, const tr_request *r, const int **ids, size
                    s->model->vocab - 1);
         return false;
     }
-    if (*count < (size_t)s->decoder.context) return true;
+    if (*count + (size_t)r->start < (size_t)s->decoder.context) return true;
     diag_error(ctx, E0902, NO_SPAN, "the prompt has %zu tokens, the context %d positions", *count, s->decoder.context);
     diag_help(ctx, "leave room for at least one token of the answer");
     return false;
@@ -335,9 +390,14 @@ static void generate(Ctx *ctx, void *user) {
         diag_error(ctx, E0902, NO_SPAN, "accepted lengths are drawn on a GPU only; the host executor verifies");
         return;
     }
-    int room = s->decoder.context - (int)count;
+    if (r->start > 0 && !s->decoder.gpu) {
+        diag_error(ctx, E0902, NO_SPAN, "a request begins behind position 0 on a GPU only");
+        return;
+    }
+    int room = s->decoder.context - r->start - (int)count;
     DecodeRequest request = {.prompt = ids,
                              .prompt_count = (int)count,
+                             .start = r->start,
                              .limit = r->max_tokens > 0 && r->max_tokens < room ? r->max_tokens : room,
                              .draft = s->model->has_drafter && !r->no_draft,
                              .sampling = {r->temperature, r->top_k, r->top_p > 0 ? r->top_p : 1, r->seed},

@@ -32,6 +32,8 @@ typedef struct tr_options {
     int device;          // number of the GPU
     double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
     bool trace;          // for tr_trace_file
+    bool alone;          // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
+    int rank;            // whose, from 0
     const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
     // What takes long while opening; `share` goes from 0 to 1. May be NULL.
     void (*progress)(void *user, const char *what, double share);
@@ -45,6 +47,7 @@ typedef struct tr_request {
     size_t prompt_length;
     const int *tokens; // ids
     size_t token_count;
+    int start;          // on a GPU: position of the first token; the caches before it are as they are
     int max_tokens;     // 0: to the end of the context
     double temperature; // 0: greedy
     int top_k;          // 0: all
@@ -72,6 +75,12 @@ typedef struct tr_result {
     const double *round_seconds; // [rounds]
 } tr_result;
 
+typedef struct tr_figures { // of a session on a GPU; zeros elsewhere
+    double weights_seconds; // from opening until the weights were there
+    double streaming;       // bytes a second that the memory was measured to give; 0: it was not
+    uint64_t weights;       // bytes
+} tr_figures;
+
 // *out is set also on failure (for tr_print_errors), but for lack of memory, when it is NULL and 3 is returned.
 int tr_open(const tr_options *options, tr_session **out);
 void tr_close(tr_session *session);
@@ -87,6 +96,7 @@ int tr_trace_file(tr_session *session, const char *path);
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);
 // Whitespace-separated ids of a file ("-": standard input).
 int tr_read_tokens(tr_session *session, const char *path, const int **tokens, size_t *count);
+tr_figures tr_session_figures(const tr_session *session);
 int tr_vocab(const tr_session *session);
 bool tr_has_drafter(const tr_session *session);
 bool tr_has_tokenizer(const tr_session *session);

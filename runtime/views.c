@@ -8,8 +8,8 @@ static Matrix slice_cols(Matrix whole, int rank, int ranks) {
 }
 
 static void qkv_views(RankLayer *layer, const LayerWeights *w, int rank, int ranks) {
-    layer->qkv_parts = w->qkv.data ? 1 : 3;
-    if (w->qkv.data) {
+    layer->qkv_parts = w->qkv.rows ? 1 : 3;
+    if (w->qkv.rows) {
         layer->qkv[0] = slice_rows(w->qkv, rank, ranks);
         return;
     }

@@ -38,7 +38,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    ENGINE_ABI = 1,   // of everything here; part of the tables' header
+    ENGINE_ABI = 2,   // of everything here; part of the tables' header
     ENGINE_ROWS = 8,  // columns of a product: the rows of a round
     STRIP_ROWS = 16,  // rows of a strip
     BLOCK_K = 128,    // inputs of a block
@@ -214,7 +214,9 @@ typedef struct EngineReport {
 // In the device's memory, zero at first.
 typedef struct EngineState {
     int32_t start, rows, anchor;
-    uint32_t prompt, drafting; // the round is a block of the prompt; the request drafts
+    uint32_t given; // a bit for each row of the target whose token stands in `tokens`: all in a block of the prompt,
+                    // and the drafts where these are drawn
+    uint32_t drafting; // the request drafts
     int32_t tokens[ENGINE_ROWS];
     float temperature, top_p;
     int32_t top_k;
@@ -245,5 +247,35 @@ typedef struct EngineParams {
     uint32_t timeout_ms;               // a wait longer than this is a hang
 } EngineParams;
 enum { ROPE_LOW = 256 };
+
+// ---- Weights and caches at random, made on the GPU: one launch of the kernel FILL_KERNEL a segment ----
+
+enum {
+    FILL_BF16, // packed, by dtype
+    FILL_FP8,
+    FILL_MXFP4,
+    FILL_F32,
+    FILL_HALVES, // rows of bf16, and of float, one after the other
+    FILL_FLOATS,
+    FILL_THREADS = 256,
+};
+typedef struct EngineFill {
+    uint64_t at, quads;      // device address; 16 bytes each
+    uint64_t key;            // of the random numbers, which depend on it and on a value's place alone
+    uint32_t kind;           // FILL_*
+    uint32_t rows, cols;     // packed: outputs and inputs of a matrix; else rows, and values a row that are not zero
+    uint32_t strips, blocks; // packed: strips of a matrix, blocks of a strip
+    uint32_t pairs;          // packed: gate and up share strips
+    uint32_t pitch;          // else: values a row, the padding included
+    uint32_t scale, upper;   // mxfp4: E8M0 byte; it is one more in `upper` of 2^24 cases
+    float mean, std;         // fp8: std 1 is that of the codes
+} EngineFill;
+
+// ---- The memory's streaming rate: one launch of STREAM_KERNEL reads all of a range, a block an SM ----
+
+enum { STREAM_CHUNK = 32768, STREAM_STAGES = 6, STREAM_THREADS = 32 }; // 192 KB on their way an SM
+typedef struct EngineStream {
+    uint64_t at, chunks; // of STREAM_CHUNK bytes
+} EngineStream;
 enum { GATE_SKIP_DRAFT = 1, GATE_SKIP_CONTEXT = 2, GATE_EXIT = 4 };
 #endif

@@ -39,6 +39,14 @@ template <class Model> struct Control {
         return true;
     }
 
+    // Where lengths are drawn, so are the drafts that the target sees: a random drafter's are much the same, and equal
+    // tokens would go to the same few experts.
+    DEVICE int drawn_token(int position) const {
+        uint32_t bits = ((uint32_t)position + serving->request.accept_seed) * 0x9E3779B1u;
+        bits = (bits ^ bits >> 15) * 0x85EBCA77u;
+        return (int)__umulhi(bits ^ bits >> 13, Model::VOCAB * Model::RANKS);
+    }
+
     // The next round's rows and flags, from what the request has left to do. Lane 0.
     DEVICE uint32_t plan_round(EngineState *state, int start, int anchor) {
         const EngineRequest &r = serving->request;
@@ -52,9 +60,10 @@ template <class Model> struct Control {
         rows = min(rows, room);
         state->start = start, state->rows = rows, state->anchor = anchor;
         state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
-        state->prompt = left > 0, state->drafting = drafting;
+        state->given = opaque(left ? ~0u : r.flags & REQUEST_ACCEPT ? ~1u : 0), state->drafting = drafting;
         for (int i = 0; i < rows && left; i++)
             state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
+        for (int i = 1; i < rows && !left && r.flags & REQUEST_ACCEPT; i++) state->tokens[i] = drawn_token(start + i);
         const bool last_block = left && left <= ENGINE_ROWS;
         state->halt = (r.flags & REQUEST_HALT) && (r.limit > 1 ? left == 0 : last_block);
         state->halt_instance = r.halt_instance, state->halt_step = r.halt_body_step;
@@ -132,7 +141,7 @@ template <class Model> struct Control {
         const EngineRequest &r = serving->request;
         const int start = gate.start, rows = gate.rows, lane = lane_id();
         const uint64_t time = nanoseconds(); // the round's end: the next may begin below
-        const bool prompt = __ldcg(&state->prompt), hold = r.flags & REQUEST_HOLD;
+        const bool prompt = __ldcg(&state->given) & 1, hold = r.flags & REQUEST_HOLD;
         int choice = lane < rows ? __ldcg(pointer<const int>(p->slab + Model::CHOICE) + lane) : -1;
         const int draft = lane + 1 < rows && !prompt && Model::BLOCK > 1
                               ? __ldcg(pointer<const int>(p->slab + Model::DRAFTS) + lane + 1)

@@ -18,9 +18,9 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
     if (draft && row > 0)
         from = slot.layer.weight[SLOT_MASK];
     else {
-        int token = !draft && __ldcg(&state->prompt) ? __ldcg(&state->tokens[row])
-                    : row == 0                       ? __ldcg(&state->anchor)
-                                                     : __ldcg(pointer<const int>(c.p->slab + step.in) + row);
+        int token = !draft && __ldcg(&state->given) >> row & 1 ? __ldcg(&state->tokens[row])
+                    : row == 0                                 ? __ldcg(&state->anchor)
+                                                               : __ldcg(pointer<const int>(c.p->slab + step.in) + row);
         from = slot.layer.weight[SLOT_EMBED] + (uint64_t)token * Model::HIDDEN * 2;
     }
     const uint32_t *in = pointer<const uint32_t>(from);

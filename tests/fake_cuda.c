@@ -1,6 +1,7 @@
 // A driver without a GPU: device memory is host memory, and the kernel is a thread that plays the device's side of the
 // mailbox and the ring. Its tokens are a chain, each made of the one before, so drafting changes nothing.
 #include "fake_cuda.h"
+#include "../templates/synthetic.h"
 #include "cuda.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,6 +18,7 @@ static FakeCuda state;
 static atomic_int running; // 1: the kernel runs; 2: it has crashed
 static pthread_t kernel;
 static void *kernel_stream;
+static int streamed; // launches of the kernel that reads
 
 const FakeCuda *fake_cuda(void) { return &state; }
 
@@ -139,8 +141,10 @@ int cuModuleUnload(void *module) {
     return module ? CUDA_OK : 1;
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = module;
-    return strcmp(name, "tilegen_engine") == 0 ? CUDA_OK : 500;
+    *function = strcmp(name, "tilegen_fill") == 0     ? &state.fills
+                : strcmp(name, "tilegen_stream") == 0 ? &streamed
+                                                      : module;
+    return strncmp(name, "tilegen_", 8) == 0 ? CUDA_OK : 500;
 }
 int cuFuncGetAttribute(int *value, int attribute, void *function) {
     *value = 30000;
@@ -168,7 +172,7 @@ int cuStreamSynchronize(void *stream) { return cuStreamQuery(stream); }
 int cuEventCreate(void **event, unsigned flags) {
     *event = malloc(1);
     state.events++;
-    return flags == CUDA_EVENT_UNTIMED ? CUDA_OK : 1;
+    return flags == CUDA_EVENT_UNTIMED || flags == CUDA_EVENT_TIMED ? CUDA_OK : 1;
 }
 int cuEventDestroy_v2(void *event) {
     free(event);
@@ -177,6 +181,10 @@ int cuEventDestroy_v2(void *event) {
 }
 int cuEventRecord(void *event, void *stream) { return event && stream ? CUDA_OK : 1; }
 int cuEventSynchronize(void *event) { return event ? CUDA_OK : 1; }
+int cuEventElapsedTime(float *ms, void *begin, void *end) {
+    *ms = 2;
+    return begin && end ? CUDA_OK : 1;
+}
 int cuMemcpyHtoDAsync_v2(CudaAddress to, const void *from, size_t bytes, void *stream) {
     memcpy((void *)(uintptr_t)to, from, bytes);
     return stream ? CUDA_OK : 1;
@@ -334,10 +342,20 @@ static void *kernel_main(void *user) {
     return NULL;
 }
 
+static int run_fill(const EngineFill *f, unsigned grid, unsigned block) {
+    if (state.fills == FAKE_FILLS || grid == 0 || block != FILL_THREADS || f->at % 256) return 1;
+    state.fill[state.fills++] = *f;
+    for (uint64_t quad = 0; quad < f->quads; quad++) fill_quad(f, quad, (uint32_t *)(uintptr_t)f->at + 4 * quad);
+    return CUDA_OK;
+}
+
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **parameters,
                    void **extra) {
+    if (function == &state.fills) return run_fill(parameters[0], grid_x, block_x);
+    if (function == &streamed) return shared_bytes == STREAM_CHUNK * STREAM_STAGES ? CUDA_OK : 1;
     Kernel *k = calloc(1, sizeof *k);
+    state.fills_at_launch = state.fills;
     if (!k || !function || extra || grid_y * grid_z * block_y * block_z != 1) return 1;
     memcpy(&k->p, parameters[0], sizeof k->p);
     k->mailbox = (EngineMailbox *)(uintptr_t)k->p.mailbox;

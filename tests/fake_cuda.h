@@ -5,12 +5,16 @@
 #define FAKE_CUDA_H
 #include "../templates/abi.h"
 
+enum { FAKE_FILLS = 1024 };
 typedef struct FakeCuda {
     int allocations, hosts, contexts, modules, streams, events, kernels; // alive
     int launches;
     EngineParams params;   // of the newest launch
     EngineRequest request; // the newest
     unsigned grid, block, shared;
+    int fills; // launches of the kernel that makes weights, which are really made
+    EngineFill fill[FAKE_FILLS];
+    int fills_at_launch; // of them, before the engine's
 } FakeCuda;
 
 const FakeCuda *fake_cuda(void);

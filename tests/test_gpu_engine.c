@@ -1,6 +1,7 @@
 // The GPU engine without a GPU: a driver of our own (fake_cuda.c) whose kernel is a thread at the other end of mailbox
 // and ring. What is loaded, requests, logits, cancelling, and every way in which it can fail.
 #include "demo.h" // before damage.h, whose ctx its own would shadow
+#include "../templates/synthetic.h"
 #include "cuda.h"
 #include "damage.h"
 #include "fake_cuda.h"
@@ -19,7 +20,7 @@
 
 enum { VOCAB = 2048 };
 
-static char bundle_path[1000], library[1000], weights_path[1000];
+static char pair_path[1000], bundle_path[1000], library[1000], weights_path[1000];
 static const FakeCuda *(*fake)(void);
 static uint32_t abi = ENGINE_ABI;
 static bool without_kernel;
@@ -51,16 +52,32 @@ static void sections_write(Ctx *c, const char *path, const Section *sections, in
     CHECK(file_write(c, path, out, at));
 }
 
+// The demo model, a little wider, so that two ranks can share it.
+static const char *pair_model(Ctx *c) {
+    static const char *const changes[][2] = {
+        {"hidden: 384", "hidden: 512"}, {"  inner: 128", "  inner: 256"}, {"  inner: 768", "  inner: 1024"}};
+    Source *demo = file_read(c, file_join(c, demo_root(), "models/demo.yaml"), MODEL_FILE_CAP);
+    char *text = arena_copy(c->arena, demo->text, demo->length + 1), *path = file_join(c, demo_tmp(), "pair.yaml");
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        char *at = strstr(text, changes[i][0]);
+        CHECK(at);
+        text = arena_printf(c->arena, "%.*s%s%s", (int)(at - text), text, changes[i][1], at + strlen(changes[i][0]));
+    }
+    CHECK(file_write(c, path, text, strlen(text)));
+    return path;
+}
+
+static int ranks = 1;
 static void bundle_body(Ctx *c, void *user) {
     Source *lua = file_read(c, file_join(c, demo_root(), "build.lua"), SCHED_FILE_CAP);
     Build *build = lua ? build_read(c, lua, demo_root()) : NULL;
     const Sku *sku = build ? build_sku(c, build, "h200", NO_SPAN) : NULL;
     CHECK(sku);
     Job job = {.name = "test",
-               .model = file_join(c, demo_root(), "models/demo.yaml"),
+               .model = ranks > 1 ? pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
                .schedule = file_join(c, demo_root(), "schedules/decode.lua"),
                .sku = sku,
-               .tp = 1};
+               .tp = ranks};
     Compiled *compiled = compile(c, &job, PASS_PROG);
     CHECK(compiled);
     const char *prog = prog_print(c, compiled->prog);
@@ -461,6 +478,167 @@ static void traces(void) {
     closed(s);
 }
 
+// ---- One rank alone ----
+
+static tr_options alone(int rank) {
+    return (tr_options){.bundle = pair_path,
+                        .weights = "synthetic:7",
+                        .threads = 2,
+                        .cuda = library,
+                        .context = 3000, // more than the model's 2048
+                        .alone = true,
+                        .rank = rank};
+}
+
+// Deviation and mean of rows [0, rows) x inputs [0, cols) of a packed matrix; what lies past them is zero.
+static void check_spread(Dtype dtype, uint64_t at, int rows, int cols, double mean, double std, const char *what) {
+    const uint8_t *packed = (const uint8_t *)(uintptr_t)at;
+    double sum = 0, squares = 0, n = (double)rows * cols;
+    int zeros = 0;
+    for (int r = 0; r < (rows + 15) / 16 * 16; r++)
+        for (int k = 0; k < (cols + 127) / 128 * 128; k++) {
+            double v = (double)unpack(dtype, packed, cols, r, k);
+            if (r >= rows || k >= cols) {
+                CHECK(v == 0, "%s: %g behind the matrix, row %d, input %d", what, v, r, k);
+                continue;
+            }
+            CHECK(fabs(v) < 8 * std, "%s: %g", what, v);
+            sum += v, squares += v * v, zeros += v == 0;
+        }
+    CHECK(fabs(sum / n - mean) < 5 * std / sqrt(n) && fabs(sqrt(squares / n) / std - 1) < 0.03,
+          "%s: mean %g, std %g of %g", what, sum / n, sqrt(squares / n), std);
+    CHECK(zeros < n / 6, "%s: %d zeros", what, zeros); // an eighth of mxfp4's codes
+}
+
+static double halves_std(uint64_t at, size_t count, double mean) {
+    const uint16_t *v = (const uint16_t *)(uintptr_t)at;
+    double squares = 0;
+    for (size_t i = 0; i < count; i++) squares += pow((double)bf16_to_float(v[i]) - mean, 2);
+    return sqrt(squares / (double)count);
+}
+
+static void a_rank_alone(void) {
+    FRESH();
+    int before = fake()->fills;
+    tr_session *s = opened("", alone(1));
+    const FakeCuda *f = fake();
+    const EngineParams *p = &f->params;
+    const EngineLayer *layers = (const EngineLayer *)(uintptr_t)p->layers;
+    CHECK(p->rank == 1 && p->context == 3000 && p->peers[0] == p->slab && p->peers[1] == p->slab && !p->peers[2]);
+    CHECK(f->fills == f->fills_at_launch && f->grid == 132);
+    // Every segment once, in order, nothing between two of them but what aligns the next; then the caches.
+    Source *yaml = file_read(ctx, file_join(ctx, demo_tmp(), "pair.yaml"), MODEL_FILE_CAP);
+    Model *model = model_read(ctx, yaml);
+    PackList list;
+    CHECK(pack_list(ctx, model, checkpoint_described(ctx, model), 1, 2, &list));
+    CHECK(f->fills - before == (int)list.count + 2 * 8, "%d", f->fills - before);
+    const EngineFill *fill = f->fill + before;
+    for (size_t i = 0; i < list.count; i++)
+        CHECK(fill[i].at == fill[0].at + list.at[i].offset && fill[i].quads == (list.at[i].bytes + 15) / 16, "%s",
+              list.at[i].name);
+    for (int i = 0; i < 8; i++) {
+        const EngineFill *k = fill + list.count + 2 * i;
+        const Attention *a = i < 6 ? &model->attention[model->layers[i].attention] : &model->drafter.attention;
+        uint64_t rows = (uint64_t)a->kv_heads / 2 * layers[i].capacity;
+        CHECK(k[0].at == layers[i].k && k[0].quads * 16 == rows * 2 * KEY_DIM((uint64_t)a->qk_dim));
+        CHECK(k[1].at == layers[i].v && k[1].quads * 16 == rows * 2 * (uint64_t)a->v_dim);
+        const uint16_t *key = (const uint16_t *)(uintptr_t)layers[i].k;
+        for (uint64_t row = 0; row < rows; row++)
+            for (int c = a->qk_dim; c < KEY_DIM(a->qk_dim); c++)
+                CHECK(key[row * KEY_DIM((uint64_t)a->qk_dim) + (uint64_t)c] == 0);
+        CHECK(fabs(halves_std(layers[i].v, rows * (uint64_t)a->v_dim, 0) / 0.707 - 1) < 0.02);
+    }
+    for (int i = 1; i < f->fills - before; i++)
+        for (int k = 0; k < i; k++) CHECK(fill[i].key != fill[k].key);
+    const EngineLayer *l = &layers[1];
+    check_spread(DTYPE_FP8, l->weight[SLOT_QKV], 4 * 48 + 2 * 48 + 2 * 32, 512, 0, 1 / sqrt(512), "qkv");
+    check_spread(DTYPE_BF16, l->weight[SLOT_O], 512, 4 * 32, 0, 1 / sqrt(128), "o");
+    check_spread(DTYPE_F32, l->weight[SLOT_ROUTER], 24, 512, 0, 1 / sqrt(512), "router");
+    size_t pair = 2 * 128 / 16 * 4 * MXFP4_BLOCK, down = 512 / 16 * MXFP4_BLOCK;
+    for (int e = 0; e < 24; e += 23) {
+        check_spread(DTYPE_MXFP4, l->weight[SLOT_EXPERT_UP] + (uint64_t)e * pair, 256, 512, 0, 1 / sqrt(512), "up");
+        check_spread(DTYPE_MXFP4, l->weight[SLOT_EXPERT_DOWN] + (uint64_t)e * down, 512, 128, 0, 1 / sqrt(128), "down");
+    }
+    check_spread(DTYPE_FP8, layers[0].weight[SLOT_DOWN], 512, 512, 0, 1 / sqrt(512), "dense down");
+    check_spread(DTYPE_BF16, l->weight[SLOT_HEAD], 1024, 512, 0, 3 / sqrt(512), "head");
+    CHECK(fabs(halves_std(l->weight[SLOT_EMBED], 2048 * 512, 0) - 1) < 0.01);
+    CHECK(fabs(halves_std(l->weight[SLOT_INPUT_NORM], 512, 1) - 0.1) < 0.02);
+    tr_figures figures = tr_session_figures(s);
+    CHECK(figures.weights == list.bytes && figures.weights_seconds > 0 && figures.streaming == 0);
+    tr_request r = request(50);
+    tr_result result;
+    r.start = 2000;
+    r.accept = 6.3;
+    CHECK(tr_generate(s, &r, &result) == 0);
+    check_chain(&result, 50);
+    CHECK(f->request.start == 2000 && f->request.accept_mean == 6.3f && (f->request.flags & REQUEST_ACCEPT));
+    closed(s);
+}
+
+// What lies past a matrix is zero, whatever its size.
+static void random_padding(void) {
+    static const struct {
+        uint32_t kind, bytes;
+        Dtype dtype;
+    } kinds[] = {{FILL_BF16, BF16_BLOCK, DTYPE_BF16},
+                 {FILL_FP8, FP8_BLOCK, DTYPE_FP8},
+                 {FILL_MXFP4, MXFP4_BLOCK, DTYPE_MXFP4},
+                 {FILL_F32, F32_BLOCK, DTYPE_F32}};
+    uint32_t *room = malloc(4 * 3 * F32_BLOCK);
+    for (size_t i = 0; i < 4; i++) {
+        EngineFill f = {.kind = kinds[i].kind,
+                        .key = i,
+                        .rows = 57,
+                        .cols = kinds[i].kind == FILL_MXFP4 ? 288 : 301,
+                        .strips = 4,
+                        .blocks = 3,
+                        .scale = 119,
+                        .upper = 1 << 23,
+                        .std = 0.05f};
+        f.quads = 4 * 3 * kinds[i].bytes / 16;
+        for (uint64_t q = f.quads; q-- > 0;) fill_quad(&f, q, room + 4 * q); // in any order
+        float std = kinds[i].kind == FILL_MXFP4 ? ldexpf(2.9261750f, -8) * sqrtf(2.5f) : 0.05f;
+        check_spread(kinds[i].dtype, (uint64_t)(uintptr_t)room, 57, (int)f.cols, 0, (double)std, "padded");
+    }
+    EngineFill f = {.kind = FILL_FLOATS, .quads = 3, .rows = 1, .cols = 10, .pitch = 10, .std = 1};
+    for (uint64_t q = 0; q < 3; q++) fill_quad(&f, q, room + 4 * q);
+    for (int i = 0; i < 12; i++) CHECK((room[i] == 0) == (i >= 10), "%d", i);
+    free(room);
+}
+
+static void ranks_that_cannot_be_alone(void) {
+    tr_options o = alone(2);
+    refused("", o, 1);
+    SAID("E0746");
+    SAID("no rank 2: it has 2");
+    o = alone(0);
+    o.weights = "synthetic:x";
+    refused("", o, 1);
+    SAID("E0748");
+    SAID("synthetic:1");
+    o.weights = weights_path;
+    refused("", o, 1);
+    SAID("E0905");
+    SAID("synthetic:SEED");
+    o = alone(0);
+    o.bundle = bundle_path;
+    refused("", o, 1);
+    SAID("E0905");
+    SAID("leave out --alone");
+    o = alone(0);
+    o.host = true;
+    refused("", o, 1);
+    SAID("E0905");
+    o = alone(0);
+    o.alone = false;
+    refused("", o, 3);
+    SAID("E0905");
+    SAID("--alone synthetic:1");
+    refused("full", alone(0), 3);
+    SAID("E0911");
+    SAID("caches");
+}
+
 // ---- Packed files ----
 
 static char packed_path[1100];
@@ -655,6 +833,11 @@ static void the_program(void) {
                      "--trace", trace_path, "--accept", "3",         "--json", NULL};
     CHECK(run(bench, false) == 0, "%s", said);
     CHECK(file_size(trace_path) > 100);
+    char *by_itself[] = {program,       "bench",    pair_path, "--rank",    "1",   "--alone",
+                         "synthetic:1", "--rounds", "20",      "--context", "100", NULL};
+    CHECK(run(by_itself, false) == 0, "%s", said);
+    char *half[] = {program, "bench", bundle, "--weights", weights, "--rank", "0", NULL};
+    CHECK(run(half, false) == 2);
     unlink(packed_path);
     char *packing[] = {program, "pack", bundle, "--weights", weights, "-o", packed_path, NULL};
     CHECK(run(packing, false) == 0 && file_size(packed_path) > 1000000, "%s", said);
@@ -683,11 +866,15 @@ int main(void) {
     const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
     snprintf(library, sizeof library, "%s/tests/libfakecuda.so", build);
     snprintf(bundle_path, sizeof bundle_path, "%s/fake.bundle", demo_tmp());
+    snprintf(pair_path, sizeof pair_path, "%s/pair.bundle", demo_tmp());
     snprintf(packed_path, sizeof packed_path, "%s/demo.packed", demo_tmp());
     snprintf(weights_path, sizeof weights_path, "%s/models/demo", demo_root());
     check_name = "set-up";
     if (setjmp(check_landing)) return 1;
     bundle_make(bundle_path);
+    ranks = 2;
+    bundle_make(pair_path);
+    ranks = 1;
     RUN(no_driver);
     void *handle = dlopen(library, RTLD_NOW);
     void *symbol = handle ? dlsym(handle, "fake_cuda") : NULL;
@@ -708,6 +895,9 @@ int main(void) {
     RUN(a_kernel_that_hangs);
     RUN(kernels_that_end);
     RUN(traces);
+    RUN(a_rank_alone);
+    RUN(random_padding);
+    RUN(ranks_that_cannot_be_alone);
     RUN(packed_weights_are_the_same);
     RUN(packed_files_that_will_not_do);
     RUN(packing_goes_on);

@@ -85,7 +85,9 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n\n",
+    text_printf(&t,
+                "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n"
+                "#include \"bench.cuh\"\n\n",
                 c->model->name, c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers);
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
@@ -98,6 +100,10 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     text_printf(&t, "};\n\n");
     emit_model(ctx, &t, c, steps);
     text_printf(&t, "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
-                    "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n");
+                    "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
+                    "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
+                    "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
+                    "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
+                    "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n");
     return t.at;
 }

@@ -6,6 +6,9 @@
 #include "compile.h"
 
 #define ENGINE_KERNEL "tilegen_engine"
+// Beside it, for benches: fills a segment at random (EngineFill), reads a range as fast as it can (EngineStream).
+#define FILL_KERNEL   "tilegen_fill"
+#define STREAM_KERNEL "tilegen_stream"
 // NULL after reporting what the kernel cannot do (E0442).
 char *emit_cuda(Ctx *ctx, const Compiled *compiled);
 #endif

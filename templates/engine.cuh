@@ -52,7 +52,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         default: choose<Model>(c); break;
         }
         c.group.sync(c.who, *c.s);
-        if (c.warp == 0) {
+        if (c.warp == 0 && op != RUN_ROUTE_ROWS) {
             trace_end(*c.p, c.number);
             signal_all(*c.p, *c.s, c.slot().at, 0);
         }

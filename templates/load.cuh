@@ -116,7 +116,7 @@ template <class Model> struct Loader {
         __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
-        const uint32_t active = __ldcg(&routes->active), total = items * active;
+        const uint32_t active = __ldcg(&routes->active), total = __reduce_add_sync(~0u, lane < items ? tiles : 0) * active;
 #pragma unroll
         for (int i = 0; i < (Model::KEYS + 31) / 32; i++) {
             const uint32_t key = lane + 32 * i;
@@ -124,11 +124,12 @@ template <class Model> struct Loader {
             by[i] = key < Model::KEYS ? __ldcg(&routes->chosen_by[key]) : 0;
         }
         uint32_t page = page_lo, turn = 0, next = 0;
-        if (dynamic && lane == 0) next = add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
-        for (;;) {
-            uint32_t item = dynamic ? __shfl_sync(~0u, next, 0) : entry.part + turn++ * participants;
+        for (;;) { // the first item is dealt out, the next ones too, or claimed, one ahead
+            uint32_t item = turn == 0 || !dynamic ? entry.part + turn * participants : __shfl_sync(~0u, next, 0);
             const bool more = item < total;
-            if (dynamic && more && lane == 0) next = add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
+            if (dynamic && more && lane == 0)
+                next = participants + add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
+            turn++;
             uint32_t which = 0, of = 1; // the item's step and its tiles
             for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which++) item -= of * active;
             const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;

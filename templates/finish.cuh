@@ -148,7 +148,8 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float2 share = make_float2(0, 0);
         if (!known && g < (int)warps_k)
-            share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
+            share = *reinterpret_cast<const float2 *>(
+                &f.s->squares[f.number % SLOTS][(f.index * warps_k + g) % COMPUTE_WARPS][token]);
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
             float4 part[COMPUTE_WARPS / 2];

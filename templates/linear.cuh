@@ -216,7 +216,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        if (normed && held && t == 0 && lane_strip == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
+        if (normed && held && t == 0) c.s->squares[c.number % SLOTS][c.warp][lane_id() >> 2] = squares;
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs,
                        block_bytes = step.block_bytes, op = step.op;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
@@ -255,7 +255,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             }
             if (normed && !held && strip == 0) { // inputs that are read anew for each strip: their squares once
                 squares = quad_sum(squares);
-                if (t == 0) c.s->squares[c.number % SLOTS][kw][lane_id() >> 2] = squares;
+                if (t == 0) c.s->squares[c.number % SLOTS][c.warp][lane_id() >> 2] = squares;
             }
             const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);

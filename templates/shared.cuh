@@ -85,7 +85,7 @@ struct Shared {
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
     uint32_t tick;                                                // see report_role
-    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
+    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
 };

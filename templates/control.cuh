@@ -237,6 +237,7 @@ template <class Model> struct Control {
         else {
             if (Model::RANKS > 1 && !at.skip) push(step, at);
             signal_all(*p, *s, at, 0);
+            __syncwarp(); // all have read `at`
         }
     }
 

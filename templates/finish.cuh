@@ -197,6 +197,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 __syncwarp();
                 uint32_t before = 0;
                 if (lane_id() == 0) before = shared_add(shared_address(&f.s->finished[place]), 1);
+                __syncwarp(); // what the others wrote comes before the signals of every lane
                 before = __shfl_sync(~0u, before, 0);
                 if (before % FINISHERS == FINISHERS - 1) {
                     trace_end(*f.p, f.number);

@@ -76,6 +76,7 @@ template <class Model> struct Loader {
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
                 barrier_expect(full, bytes);
+                fence_bulk_copies();
                 bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy);
             }
             if (++page == hi) page = lo;

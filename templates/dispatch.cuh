@@ -103,8 +103,7 @@ template <class Model> struct Dispatch {
                 trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
             }
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->posted[place]));
+        barrier_arrive(shared_address(&s->posted[place]));
         who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
     }
 
@@ -130,13 +129,9 @@ template <class Model> struct Dispatch {
     }
     DEVICE void ready(const Fetch &f, int key) {
         wait_more(f, key);
-        __syncwarp();
-        if (lane_id() == 0) {
-            if (p->trace)
-                pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready =
-                    nanoseconds();
-            barrier_arrive(shared_address(&s->ready[number % SLOTS]));
-        }
+        if (p->trace && lane_id() == 0)
+            pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+        barrier_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
     // Posts `f`, waits for it, meanwhile fetches `next`.
@@ -238,8 +233,8 @@ template <class Model> struct Dispatch {
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;
-            barrier_arrive(shared_address(&s->posted[place]));
         }
+        barrier_arrive(shared_address(&s->posted[place]));
     }
 };
 #endif

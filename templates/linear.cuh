@@ -30,8 +30,7 @@ struct Compute {
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->freed[number % SLOTS]));
+        barrier_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
@@ -52,8 +51,7 @@ struct Chunks {
     }
     DEVICE void release(Compute &c) {
         wait(c);
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&c.s->empty[page]));
+        barrier_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == page_hi) page = page_lo;
         next++;
@@ -262,8 +260,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            __syncwarp();
-            if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
+            barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
         }
         while (chunks.next < at.chunks) chunks.release(c);
         c.strips += strips;

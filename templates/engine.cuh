@@ -91,9 +91,12 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         for (int i = 0; i < STRIP_SLOTS; i++)
             barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS * 32),
                 barrier_init(shared_address(&s.strip_free[i]), 32);
+        for (int i = 0; i < 2; i++)
+            barrier_init(shared_address(&s.gate_full[i]), 32), barrier_init(shared_address(&s.gate_free[i]), 32);
+        for (int i = 0; i < ITEM_ROOM; i++)
+            barrier_init(shared_address(&s.item_full[i]), 32), barrier_init(shared_address(&s.item_free[i]), 32);
         barrier_init(shared_address(&s.group), COMPUTE_WARPS * 32);
-        s.items_in = s.items_out = s.gates_open = 0;
-        s.tick = 1;
+        s.dying = 0;
         serving.number = serving.entry = 0;
         serving.idle = 1;
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -106,7 +109,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, 0, who};
             loader.run();
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, {}, who};
             dispatch.run();
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};

@@ -141,14 +141,6 @@ DEVICE uint32_t shared_add(uint32_t at, uint32_t v) { // orders what comes befor
     asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(at), "r"(v) : "memory");
     return old;
 }
-DEVICE uint32_t shared_acquire(uint32_t at) {
-    uint32_t v;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-    return v;
-}
-DEVICE void shared_release(uint32_t at, uint32_t v) {
-    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
-}
 DEVICE uint64_t nanoseconds() {
     uint64_t v;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));

@@ -23,6 +23,7 @@ template <class Model> struct Dispatch {
     const EngineTables *t;
     const uint32_t *counters;
     uint32_t number, round;
+    uint32_t taken; // items so far
     Gate gate;
     Waiter who;
     uint32_t entry, end; // of the queue at hand
@@ -103,8 +104,7 @@ template <class Model> struct Dispatch {
                 trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
             }
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->posted[place]));
+        barrier_arrive(shared_address(&s->posted[place]));
         who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
     }
 
@@ -130,13 +130,9 @@ template <class Model> struct Dispatch {
     }
     DEVICE void ready(const Fetch &f, int key) {
         wait_more(f, key);
-        __syncwarp();
-        if (lane_id() == 0) {
-            if (p->trace)
-                pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready =
-                    nanoseconds();
-            barrier_arrive(shared_address(&s->ready[number % SLOTS]));
-        }
+        if (p->trace && lane_id() == 0)
+            pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+        barrier_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
     // Posts `f`, waits for it, meanwhile fetches `next`.
@@ -151,7 +147,7 @@ template <class Model> struct Dispatch {
             if (look(f)) break;
             if ((n & 255) == 0 && !f.holds)
                 watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
-            else if ((n & 255) == 0 && tick_now(who) >= DYING)
+            else if ((n & 255) == 0 && s->dying)
                 asm volatile("exit;"); // the record is that of the lanes whose counters are short
         }
         ready(f, key);
@@ -164,18 +160,17 @@ template <class Model> struct Dispatch {
     DEVICE void pool(const Fetch &f) {
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
         const uint32_t page_lo = pool.page_lo, page_hi = pool.page_hi;
-        uint32_t page = page_lo, taken = s->items_out, last = ~0u, last_signal = ~0u, first_group = 0;
+        uint32_t page = page_lo, last = ~0u, last_signal = ~0u, first_group = 0;
         Fetch item = f;
         for (;;) {
-            for (uint32_t n = 1, since = 0; shared_acquire(shared_address(&s->items_in)) == taken; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            const Item &in = s->items[taken % ITEM_ROOM];
+            const uint32_t place = taken % ITEM_ROOM;
+            barrier_wait(who, s->item_full[place], taken / ITEM_ROOM & 1);
+            const Item &in = s->items[place];
             const int key = in.key;
             const uint32_t expert = in.expert, chosen_by = in.chosen_by;
             if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
+            barrier_arrive(shared_address(&s->item_free[place]));
             taken++;
-            __syncwarp();
-            if (lane_id() == 0) shared_release(shared_address(&s->items_out), taken);
             if (key < 0) return;
             const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
             if (step != last) {
@@ -209,12 +204,9 @@ template <class Model> struct Dispatch {
             fetch_entry(now);
             fetch_rest(now, -1);
             gate = gate_wait(who, round);
-            // The loader has read the gate before last: pages of that round were used.
-            if (lane_id() == 0) {
-                s->gates[round % 2] = gate;
-                shared_release(shared_address(&s->gates_open), round + 1);
-            }
-            __syncwarp();
+            barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
+            if (lane_id() == 0) s->gates[round % 2] = gate;
+            barrier_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
             while (now.instance >= 0) {
                 advance(next);
@@ -241,8 +233,8 @@ template <class Model> struct Dispatch {
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;
-            barrier_arrive(shared_address(&s->posted[place]));
         }
+        barrier_arrive(shared_address(&s->posted[place]));
     }
 };
 #endif

@@ -78,20 +78,25 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
+    // Arrivals are counted in lanes: each arrives for itself. One that arrives for its warp after __syncwarp would do,
+    // but compute-sanitizer does not follow that, and it is slower.
     if (thread == 0) {
         for (int i = 0; i < MAX_PAGES; i++)
-            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
+            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS * 32);
         for (int i = 0; i < SLOTS; i++) {
-            barrier_init(shared_address(&s.posted[i]), 1), barrier_init(shared_address(&s.ready[i]), 1);
-            barrier_init(shared_address(&s.freed[i]), COMPUTE_WARPS + FINISHERS);
+            barrier_init(shared_address(&s.posted[i]), 32), barrier_init(shared_address(&s.ready[i]), 32);
+            barrier_init(shared_address(&s.freed[i]), (COMPUTE_WARPS + FINISHERS) * 32);
             s.finished[i] = 0;
         }
         for (int i = 0; i < STRIP_SLOTS; i++)
-            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS),
-                barrier_init(shared_address(&s.strip_free[i]), 1);
-        barrier_init(shared_address(&s.group), COMPUTE_WARPS);
-        s.items_in = s.items_out = s.gates_open = 0;
-        s.tick = 1;
+            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS * 32),
+                barrier_init(shared_address(&s.strip_free[i]), 32);
+        for (int i = 0; i < 2; i++)
+            barrier_init(shared_address(&s.gate_full[i]), 32), barrier_init(shared_address(&s.gate_free[i]), 32);
+        for (int i = 0; i < ITEM_ROOM; i++)
+            barrier_init(shared_address(&s.item_full[i]), 32), barrier_init(shared_address(&s.item_free[i]), 32);
+        barrier_init(shared_address(&s.group), COMPUTE_WARPS * 32);
+        s.dying = 0;
         serving.number = serving.entry = 0;
         serving.idle = 1;
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -104,7 +109,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, 0, who};
             loader.run();
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, {}, who};
             dispatch.run();
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};

@@ -158,7 +158,8 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float2 share = make_float2(0, 0);
         if (!known && g < (int)warps_k)
-            share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
+            share = *reinterpret_cast<const float2 *>(
+                &f.s->squares[f.number % SLOTS][(f.index * warps_k + g) % COMPUTE_WARPS][token]);
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
             float4 part[COMPUTE_WARPS / 2];
@@ -172,8 +173,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
                 v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
+        barrier_arrive(shared_address(&f.s->strip_free[place]));
         if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
 #pragma unroll
             for (int step4 = 4; step4 < 32; step4 *= 2)
@@ -208,16 +208,16 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 __syncwarp();
                 uint32_t before = 0;
                 if (lane_id() == 0) before = shared_add(shared_address(&f.s->finished[place]), 1);
+                __syncwarp(); // what the others wrote comes before the signals of every lane
                 before = __shfl_sync(~0u, before, 0);
                 if (before == FINISHERS - 1) {
-                    f.s->finished[place] = 0;
+                    if (lane_id() == 0) f.s->finished[place] = 0;
                     trace_end(*f.p, f.number);
                     signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
                 }
             }
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->freed[place]));
+        barrier_arrive(shared_address(&f.s->freed[place]));
     }
 }
 #endif

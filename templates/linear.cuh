@@ -30,8 +30,7 @@ struct Compute {
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->freed[number % SLOTS]));
+        barrier_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
@@ -53,8 +52,7 @@ struct Chunks {
     }
     DEVICE void release(Compute &c) {
         wait(c);
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&c.s->empty[page]));
+        barrier_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
         next++;
@@ -228,7 +226,7 @@ static DEVICE void signal_direct(Compute &c) {
     if (lane_id() == 0) before = shared_add(shared_address(&c.s->finished[c.number % SLOTS]), 1);
     before = __shfl_sync(~0u, before, 0);
     if (before != COMPUTE_WARPS - 1) return;
-    c.s->finished[c.number % SLOTS] = 0;
+    if (lane_id() == 0) c.s->finished[c.number % SLOTS] = 0;
     trace_end(*c.p, c.number);
     signal_all(*c.p, *c.s, at, at.rows_of_key);
 }
@@ -263,7 +261,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
                        lanes = COMPUTE_WARPS / share.warps_k;
-        float *shares = c.s->squares[c.number % SLOTS][share.kw] + (lane_id() >> 2);
+        float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Chunks chunks;
         Cursor cursor;
         chunks.begin(c);
@@ -272,7 +270,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         if (loaded) {
             c.wait_ready();
             ready = true;
-            if (normed && lane_strip == 0 && (lane_id() & 3) == 0) *shares = squares;
+            if (normed && (lane_id() & 3) == 0) *shares = squares;
         }
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
@@ -290,7 +288,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, share, base,
                             mine, normed, more);
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == 0 && base + HELD >= mine) {
+                    if (normed && strip == lane_strip && base + HELD >= mine) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
@@ -315,8 +313,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            __syncwarp();
-            if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
+            barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
         }
         if (!ready) c.wait_ready();
         while (chunks.next < at.chunks) chunks.release(c);

@@ -9,7 +9,7 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate) + round % ENGINE_GATES;
     uint64_t gate;
     for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
-        if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
+        if ((n & 255) == 0 && w.s->dying) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
     const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
@@ -76,6 +76,7 @@ template <class Model> struct Loader {
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
                 barrier_expect(full, bytes);
+                fence_bulk_copies();
                 bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy);
             }
             if (++page == hi) page = lo;
@@ -136,11 +137,9 @@ template <class Model> struct Loader {
             const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0],
                            mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
             const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
-            const uint32_t taken = handed++;
-            for (uint32_t n = 1, since = 0; taken - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            Item &slot = s->items[taken % ITEM_ROOM];
-            __syncwarp();
+            const uint32_t place = handed % ITEM_ROOM;
+            barrier_wait(who, s->item_free[place], (handed / ITEM_ROOM & 1) ^ 1);
+            Item &slot = s->items[place];
             if (lane < 8) {
                 const EngineEntry &first = s->templates[which];
                 uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
@@ -148,8 +147,8 @@ template <class Model> struct Loader {
                 reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
             }
             if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = chosen_by;
-            __syncwarp();
-            if (lane == 0) shared_release(shared_address(&s->items_in), taken + 1);
+            barrier_arrive(shared_address(&s->item_full[place]));
+            handed++;
             if (!more) break;
             const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
                                      (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which) +
@@ -170,11 +169,9 @@ template <class Model> struct Loader {
         const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
             who.round(round);
-            while (shared_acquire(shared_address(&s->gates_open)) <= round) { // dispatch alone asks for the gate
-                if (tick_now(who) >= DYING) give_up(who, WAITER_GATE, 0, round + 1, 0, false);
-                __nanosleep(40);
-            }
+            barrier_wait(who, s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
             const Gate gate = s->gates[round % 2];
+            barrier_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++) {
                 const EngineInstance in = s->instances[instance];

@@ -53,6 +53,8 @@ DEVICE uint64_t policy_stream() { // weights are read once a round: first to lea
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
+// What was read or written by ordinary accesses comes before bulk copies after this.
+DEVICE void fence_bulk_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Both addresses and the size in multiples of 16; completes on the barrier.
 DEVICE void bulk_copy(uint32_t to, uint64_t from, uint32_t bytes, uint32_t barrier, uint64_t policy) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
@@ -138,14 +140,6 @@ DEVICE uint32_t shared_add(uint32_t at, uint32_t v) { // orders what comes befor
     uint32_t old;
     asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(at), "r"(v) : "memory");
     return old;
-}
-DEVICE uint32_t shared_acquire(uint32_t at) {
-    uint32_t v;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-    return v;
-}
-DEVICE void shared_release(uint32_t at, uint32_t v) {
-    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 DEVICE uint64_t nanoseconds() {
     uint64_t v;

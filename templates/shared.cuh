@@ -23,7 +23,6 @@ enum {
     ROLE_LOAD = 0,
     ROLE_COMPUTE = 1,
     ROLE_CONTROL = 2,
-    DYING = 1 << 30, // added to the tick when all are to end
 };
 
 enum { STEP_WORDS = sizeof(EngineStep) / 4, LAYER_WORDS = sizeof(EngineLayer) / 8 };
@@ -72,19 +71,18 @@ struct Shared {
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
     uint64_t group;
+    uint64_t gate_full[2], gate_free[2], item_full[ITEM_ROOM], item_free[ITEM_ROOM];
     Slot slots[SLOTS];
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2];                // of rounds by their parity, from dispatch to the loader
-    uint32_t gates_open;          // how many rounds dispatch has seen begin
-    uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
-    Item items[ITEM_ROOM];
+    Gate gates[2];                     // of rounds by their parity, from dispatch to the loader
+    Item items[ITEM_ROOM];             // from the loader to dispatch
     EngineEntry templates[POOL_STEPS]; // the loader's, of the pool at hand
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
-    uint32_t tick;                                                // see report_role
-    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
+    volatile uint32_t dying;                                      // set when all are to end, and not written before
+    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
 };
@@ -122,13 +120,11 @@ DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t wan
     }
     asm volatile("exit;");
 }
-DEVICE uint32_t tick_now(const Waiter &w) { return *(volatile uint32_t *)&w.s->tick; }
-
-// Every so often in a wait for a counter. `since`: the tick at which it was first asked. These waits alone raise the
-// alarm: whatever goes wrong in a block, somebody waits for a counter of it.
+// Every so often in a wait for a counter. `since`: when it was first asked, in units of 65 us. These waits alone raise
+// the alarm: whatever goes wrong in a block, somebody waits for a counter of it.
 DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
-    const uint32_t now = tick_now(w);
-    if (now >= DYING) give_up(w, kind, group, want, have, false);
+    const uint32_t now = (uint32_t)(nanoseconds() >> 16) | 1;
+    if (w.s->dying) give_up(w, kind, group, want, have, false);
     if (since == 0)
         since = now;
     else if (now - since > w.p->timeout_ms * 16)
@@ -140,20 +136,17 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
 DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
-        if (tick_now(w) >= DYING) asm volatile("exit;");
+        if (w.s->dying) asm volatile("exit;");
 }
 
-// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block
-// to the host. It outlives the copies on their way into the block's shared memory.
+// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
+// their records to the host. It outlives the copies on their way into the block's shared memory.
 DEVICE void report_role(const Waiter &w) {
-    volatile uint32_t *tick = &w.s->tick;
-    for (const uint64_t begun = nanoseconds();;) {
-        __nanosleep(20000);
-        if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
-        *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
+    while (!load_relaxed(pointer<uint32_t>(w.p->abort))) {
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
+        __nanosleep(20000);
     }
-    *tick = DYING;
+    w.s->dying = 1;
     for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;)
         __nanosleep(20000); // others come to their records
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
@@ -176,8 +169,7 @@ DEVICE void report_role(const Waiter &w) {
 struct Group {
     uint32_t parity;
     DEVICE void sync(const Waiter &w, Shared &s) {
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s.group));
+        barrier_arrive(shared_address(&s.group));
         barrier_wait(w, s.group, parity);
         parity ^= 1;
     }

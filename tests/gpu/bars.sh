@@ -32,6 +32,6 @@ timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 8 2>
 echo "== two programs at once"
 timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1 & timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1; wait
 for tool in memcheck racecheck; do
-    echo "== compute-sanitizer $tool"
+    echo "== compute-sanitizer $tool, $(compute-sanitizer --version | grep -o '^Version [0-9.]*')"
     timeout 100 compute-sanitizer --tool $tool build/tilerun generate $B $W --prompt 'def main():' --max-tokens 12 --timeout 90 2>&1 | tail -${LINES_OF_TOOL:-8} | cut -c1-200
 done

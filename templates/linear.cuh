@@ -45,13 +45,8 @@ struct Chunks {
     uint32_t page, next; // next: the chunk that the warp is at
     bool held;           // its page has been waited for
     DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
-    DEVICE void wait(Compute &c) {
-        if (held) return;
-        barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
-        held = true;
-    }
     DEVICE void release(Compute &c) {
-        wait(c);
+        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
         barrier_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
@@ -60,7 +55,8 @@ struct Chunks {
     }
     DEVICE uint32_t seek(Compute &c, uint32_t chunk) { // address of a chunk
         while (next < chunk) release(c);
-        wait(c);
+        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        held = true;
         return c.pages + page * c.page_bytes;
     }
 };
@@ -110,19 +106,15 @@ template <bool WIDE> struct Raw {
     }
 };
 
-// A warp's share of a strip's inputs: units kw, kw + warps_k, kw + 2 warps_k ... of UNIT quarters each, so that all
-// warps work on every chunk. UNIT is 4, a block, where weights are many; 1 where latency is all there is.
+// A warp's share of a strip's inputs: units [first, first + count) of UNIT quarters each. UNIT is 4, a block, where
+// weights are many; 1 where latency is all there is.
 template <class Model> struct Portion {
-    static constexpr int UNIT = Model::UNIT;
-    uint32_t kw, warps_k; // which warp of how many
-    DEVICE Portion(const EngineStep &step, int warp) : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k) {}
-    DEVICE uint32_t units(const EngineStep &step) const {
-        const uint32_t all = step.blocks * (4 / UNIT);
-        return kw < all ? (all - kw + warps_k - 1) >> (__ffs(warps_k) - 1) : 0;
+    uint32_t kw, first, count; // kw: which of the warps that share the strip
+    DEVICE Portion(const EngineStep &step, int warp) {
+        const uint32_t all = step.blocks * (4 / Model::UNIT);
+        kw = warp & (step.warps_k - 1), first = kw * step.warp_units;
+        count = first < all ? min(step.warp_units, all - first) : 0;
     }
-    DEVICE uint32_t block(uint32_t i) const { return (kw + i * warps_k) * UNIT / 4; }
-    DEVICE uint32_t stride() const { return warps_k * UNIT / 4; } // in blocks
-    DEVICE uint32_t quarter() const { return UNIT == 4 ? 0 : kw & 3; }
 };
 
 // The inputs of a warp's share, up to HELD units of it at a time.
@@ -130,31 +122,30 @@ template <class Model> struct Held {
     static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS, BATCH = UNIT == 4 ? 2 : HELD;
     static constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD][UNIT];
-    Quad norm[HELD][UNIT];
 
+    // Every element is set on every path: one that is not would stay alive through all of the kernel's loop.
     DEVICE void clear() {
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for units [base, base + HELD): on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, const Portion<Model> &share, uint32_t base, uint32_t count, uint32_t k) {
+    // The norm's weights for units [unit, unit + count), into the inputs' places: on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, uint32_t unit, uint32_t count, uint32_t k) {
+        const uint32_t at = unit * UNIT / 4 * BLOCK_K + 32 * (lane_id() & 3);
+        const char *from = pointer<const char>(weights) + at * 2;
 #pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const uint32_t at = share.block(base + i) * BLOCK_K + 32 * (lane_id() & 3) + 8 * share.quarter();
-            const char *from = pointer<const char>(weights) + at * 2;
+        for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) {
-                norm[i][u] = Quad{0, 0, 0, 0};
-                if (base + i < opaque(count) && at + 8 * u < k) norm[i][u] = global_quad(from + 16 * u);
+                const int n = i * UNIT + u + (UNIT == 1 ? unit & 3 : 0), ahead = n / 4 * BLOCK_K + n % 4 * 8;
+                Quad q = {0, 0, 0, 0};
+                if (i < opaque(count) && at + ahead < k) q = global_quad(from + ahead * 2);
+                x[i][u].x[0] = q.x, x[i][u].x[1] = q.y, x[i][u].x[2] = q.z, x[i][u].x[3] = q.w;
             }
-        }
     }
-    // Their inputs; adds the sum of their squares. Every element is set on every path: one that is not would stay alive
-    // through all of the kernel's loop.
-    DEVICE void load(uint64_t in, const EngineStep &step, const Portion<Model> &share, uint32_t base, uint32_t count,
-                     bool normed, float &squares) {
+    // Their inputs, times what load_norm left where `normed`; adds the sum of their squares.
+    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t unit, uint32_t count, bool normed, float &squares) {
         const uint32_t t = lane_id() & 3;
         in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
 #pragma unroll
@@ -162,24 +153,41 @@ template <class Model> struct Held {
             Raw<WIDE> raw[BATCH][UNIT];
 #pragma unroll
             for (int i = 0; i < BATCH && first + i < HELD; i++) {
-                uint32_t k = share.block(base + first + i) * BLOCK_K;
-                const bool wanted = base + first + i < opaque(count);
-                const uint32_t at = k + 32 * t + 8 * share.quarter();
-                uint64_t row = in + share.quarter() * (WIDE ? 128 : 64);
+                const uint32_t n = unit + first + i;
+                uint32_t k = n * UNIT / 4 * BLOCK_K;
+                const bool wanted = first + i < opaque(count);
+                const uint32_t at = k + 32 * t, u0 = UNIT == 1 ? n & 3 : 0;
+                uint64_t row = in;
                 if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-                row += (uint64_t)k * Activations<WIDE>::BYTES;
+                row += (uint64_t)k * Activations<WIDE>::BYTES + u0 * (WIDE ? 128 : 64);
 #pragma unroll
                 for (int u = 0; u < UNIT; u++)
-                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * u < opaque(step.k));
+                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * (u0 + u) < opaque(step.k));
             }
 #pragma unroll
             for (int i = 0; i < BATCH && first + i < HELD; i++)
 #pragma unroll
                 for (int u = 0; u < UNIT; u++) {
-                    squares += raw[i][u].squares();
-                    x[first + i][u] = raw[i][u].operands(normed, norm[first + i][u]);
+                    Inputs<WIDE> &to = x[first + i][u];
+                    if (normed) squares += raw[i][u].squares();
+                    to = raw[i][u].operands(normed, Quad{to.x[0], to.x[1], to.x[2], to.x[3]});
                 }
         }
+    }
+    // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
+    // fetched anew costs more than it computes. A move a register and candidate.
+    template <int STEP> DEVICE void choose(uint32_t i, int plus, Inputs<WIDE> (&to)[UNIT]) const {
+#pragma unroll
+        for (int u = 0; u < UNIT; u++) to[u] = x[plus][u];
+#pragma unroll
+        for (int n = STEP; n + plus < HELD; n += STEP)
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) {
+#pragma unroll
+                for (int w = 0; w < 4; w++) to[u].x[w] = i == n ? x[n + plus][u].x[w] : to[u].x[w];
+#pragma unroll
+                for (int w = 0; w < (WIDE ? 4 : 0); w++) to[u].low[w] = i == n ? x[n + plus][u].low[w] : to[u].low[w];
+            }
     }
 };
 
@@ -201,21 +209,28 @@ struct Cursor {
     }
 };
 
-// Products of up to HELD of the warp's units of a strip, from (chunk, block) on.
+// Products of `count` units of the strip from unit `unit` on, RUN of them at a time, which lie in one chunk
+// (geometry.h).
 template <class Weight, class Model>
-static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t &chunk, uint32_t &block,
-                                  const Portion<Model> &share, uint32_t count, const Held<Model> &in,
-                                  float (&sum)[2][4]) {
+static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t unit, uint32_t count,
+                                  const Held<Model> &in, float (&sum)[2][4]) {
+    constexpr int UNIT = Model::UNIT, RUN = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
     const EngineStep &step = c.slot().step;
     const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
+    uint32_t chunk = cursor.chunk, block = unit * UNIT / 4;
+#pragma unroll 1
+    for (uint32_t i = 0; i < count; i += RUN) {
+        while (block >= room) block -= room, chunk++;
+        const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
 #pragma unroll
-    for (int i = 0; i < Model::HELD_UNITS; i++)
-        if (i < opaque(count)) {
-            while (block >= room) block -= room, chunk++;
-            const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
-            Weight::template multiply<Model::WIDE, Model::UNIT>(sum, at, share.quarter(), in.x[i]);
-            block += share.stride();
+        for (int j = 0; j < RUN; j++) {
+            Inputs<Model::WIDE> x[UNIT];
+            in.choose<RUN>(opaque(i), j, x);
+            if (j == 0 || i + j < opaque(count))
+                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, (unit + i) & 3, x);
         }
+        block = UNIT == 4 ? block + RUN : block + (((unit + i) & 3) == 3);
+    }
 }
 
 // The last of the compute warps to be done with a task that has no finishers signals.
@@ -244,65 +259,63 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
     if (by & 2) below[0] = sum[0][1] + sum[1][1], below[8] = sum[0][3] + sum[1][3];
 }
 
-// Runs the instruction at hand and those after it that read the same inputs. What does not need the inputs is done
-// before they are there.
+// Runs the instruction at hand and the linear ones after it. Inputs are kept from one to the next where they are the
+// same. What does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
     constexpr uint32_t HELD = Model::HELD_UNITS;
-    const uint32_t input = c.slot().at.input;
-    const Portion<Model> share(c.slot().step, c.warp);
-    const uint32_t lane_strip = c.warp / share.warps_k;
+    uint32_t have = ~0u; // whose inputs are held
     float squares = 0;
     Held<Model> in;
     in.clear();
-    for (bool loaded = false;;) {
+    for (;;) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
+        const Portion<Model> share(step, c.warp);
         const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
         const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
-                       lanes = COMPUTE_WARPS / share.warps_k;
+                       lane_strip = c.warp / step.warps_k, lanes = COMPUTE_WARPS / step.warps_k;
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Chunks chunks;
         Cursor cursor;
         chunks.begin(c);
         cursor.begin(step, lane_strip);
-        bool ready = false;
-        if (loaded) {
+        bool ready = held && at.input == have;
+        if (ready) {
             c.wait_ready();
-            ready = true;
             if (normed && (lane_id() & 3) == 0) *shares = squares;
-        }
+        } else
+            squares = 0;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
             if (strip != lane_strip) cursor.advance(step, lanes);
-            uint32_t chunk = cursor.chunk, block = share.block(0);
-            for (uint32_t base = 0, mine = share.units(step); base < mine; base += HELD) {
-                if (!loaded) {
-                    in.load_norm(normed ? slot.layer.weight[step.norm_slot] : 0, share, base, normed ? mine : 0, step.k);
+            for (uint32_t base = 0; base < share.count; base += HELD) {
+                const uint32_t unit = share.first + base, count = min(share.count - base, HELD);
+                if (!ready || !held) {
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], unit, count, step.k);
                     if (!ready) { // the weights are ahead
-                        chunks.seek(c, chunk + block / step.chunk_blocks);
+                        chunks.seek(c, cursor.chunk + unit * Model::UNIT / 4 / step.chunk_blocks);
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, share, base,
-                            mine, normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, unit, count,
+                            normed, more);
+                    have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == lane_strip && base + HELD >= mine) {
+                    if (normed && strip == lane_strip && base + HELD >= share.count) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
-                    loaded = held;
                 }
-                const uint32_t count = min(mine - base, HELD);
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_units<WeightBf16, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_units<WeightBf16, Model>(c, chunks, cursor, unit, count, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_units<WeightFp8, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_units<WeightFp8, Model>(c, chunks, cursor, unit, count, in, sum);
                 if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, unit, count, in, sum);
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_units<WeightF32, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_units<WeightF32, Model>(c, chunks, cursor, unit, count, in, sum);
             }
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
@@ -323,8 +336,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             c.strips += strips;
         c.leave();
         c.wait_posted();
-        const Slot &next = c.slot();
-        if (!held || next.step.op > RUN_LINEAR_F32 || next.at.input != input || next.at.skip) return;
+        if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;
     }
 }
 #endif

@@ -1,4 +1,5 @@
 #include "emit.h"
+#include "geometry.h"
 #include "steps.h"
 #include "text.h"
 #include <string.h>
@@ -55,7 +56,9 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PAGE_BYTES", prog->page_bytes);
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
-    number(t, "HELD_UNITS", held < most ? held : most);
+    if (held > most) held = most;
+    number(t, "HELD_UNITS", held);
+    number(t, "RUN", wide ? 1 : held < GEOMETRY_RUN ? held : GEOMETRY_RUN);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);

@@ -55,8 +55,16 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     g.direct = op == OP_EXPERTS_DOWN && g.warps_k == 1;
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
-    g.chunks_of_strip = (g.blocks + fit - 1) / fit;
-    g.chunk_blocks = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip;
+    // A chunk ends where a warp's share or a run of it does.
+    int whole = g.unit == 1                                                    ? 1
+                : g.warp_units > GEOMETRY_RUN && g.warp_units % GEOMETRY_RUN == 0 ? GEOMETRY_RUN
+                                                                               : g.warp_units;
+    if (g.dtype == DTYPE_F32) whole = 1;
+    if (fit < whole) fit = whole; // steps.c says that the page is too small
+    g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
+    g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
+    int even = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip; // chunks of about one size
+    if (g.chunks_of_strip > 1) g.chunk_blocks = (even + whole - 1) / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
     g.strips_of_chunk = fit / g.blocks > 1 ? fit / g.blocks : 1;
     *out = g;

@@ -114,7 +114,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->outputs = (uint32_t)plan_outputs(k->c->plan, op, kind);
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
-        return cannot(k, "a block of weights is larger than a page");
+        return cannot(k, "the blocks of weights that a warp multiplies in one go are larger than a page");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
     return true;

@@ -126,7 +126,7 @@ static json_t *report_json(const BenchReport *r) {
 
 static bool json_write(json_t *json, FILE *out) {
     if (!json) return false;
-    json_dumpf(json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(9)); // an error stays in the stream
+    json_dumpf(json, out, JSON_REAL_PRECISION(9)); // an error stays in the stream
     fputc('\n', out);
     json_decref(json);
     return true;

@@ -15,10 +15,13 @@ int gpu_shared(const Gpu *gpu) { return gpu->prog->page_count * gpu->prog->page_
 
 bool gpu_launch(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
+    const GpuMemory *trace = &gpu->memory[MEMORY_TRACE];
     int declared = 0, shared = gpu_shared(gpu);
     void *parameters[] = {&gpu->params};
     if (!ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
         !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
+        return false;
+    if (gpu->params.trace && !ok(gpu, cuda->fill(trace->at, 0, trace->bytes, gpu->stream), "clearing the trace"))
         return false;
     shared -= declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED; // part of what lies beside the pages
     if (!ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, shared), "giving the kernel its pages") ||

@@ -254,7 +254,8 @@ static void trace(Kernel *k, const EngineRound *round) {
     for (uint32_t n = 0; k->p.trace && n < t->instances * t->workers; n++) {
         const uint32_t i = n / t->workers, w = n % t->workers;
         const uint64_t begin = k->clock + i * FAKE_INSTANCE_NS;
-        const bool skipped = instances[i].segment == 1 && !(round->flags & ROUND_DRAFTED);
+        const bool skipped = (instances[i].segment == 1 && !(round->flags & ROUND_DRAFTED)) ||
+                             (instances[i].segment == 2 && !(k->request.flags & REQUEST_DRAFT));
         const EngineQueue *q = &queues[(instances[i].body * t->workers + w) * 3 + 1];
         for (const EngineEntry *e = entries + q->first; e < entries + q->first + q->count; e++) {
             if (e->kind == ENGINE_TASK) trace_task(k, w, i, e->body_step, begin, skipped);

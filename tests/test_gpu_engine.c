@@ -720,9 +720,12 @@ static void the_program(void) {
                      "--trace", trace_path, "--accept", "3",         "--json", NULL};
     CHECK(run(bench, false) == 0, "%s", said);
     CHECK(file_size(trace_path) > 100);
-    char *by_itself[] = {program,       "bench",    pair_path, "--rank",    "1",   "--alone",
-                         "synthetic:1", "--rounds", "20",      "--context", "100", NULL};
+    char into[1200];
+    snprintf(into, sizeof into, "--json=%s/alone.json", demo_tmp());
+    char *by_itself[] = {program,    "bench", pair_path,   "--rank", "1",  "--alone", "synthetic:1",
+                         "--rounds", "20",    "--context", "100",    into, NULL};
     CHECK(run(by_itself, false) == 0, "%s", said);
+    CHECK(file_size(into + strlen("--json=")) > 1000);
     char *half[] = {program, "bench", bundle, "--weights", weights, "--rank", "0", NULL};
     CHECK(run(half, false) == 2);
     unlink(packed_path);

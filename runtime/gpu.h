@@ -9,12 +9,13 @@
 #include "decoder.h"
 #include "pack.h"
 #include "progress.h"
+#include "trace.h"
 
 typedef struct GpuOptions {
     const char *library; // the driver; NULL: libcuda.so.1
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
-    bool trace;     // keep records for Decoder.trace
+    bool trace;     // room for the records of gpu_trace
     bool alone; // one rank of several by itself, with weights and caches made on the GPU from `seed`: see gpu_bench.c
     int rank;   // whose work is done
     uint64_t seed;
@@ -30,10 +31,18 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
 // What was measured while opening. `decoder` is of gpu_open.
 typedef struct GpuFigures {
     double ready;     // when the weights were there, seconds of CLOCK_MONOTONIC
-    double streaming; // bytes a second that the memory gives, or 0: not measured, alone only
     uint64_t weights; // bytes
 } GpuFigures;
 GpuFigures gpu_figures(const Decoder *decoder);
+
+// For `tilerun bench` alone, between requests. Each ends the idle kernel, and the next request launches it anew.
+// Whether it notes its tasks from then on; of a decoder that was opened with `trace`. EXIT_OK, or another code after
+// reporting, as below.
+Exit gpu_trace(const Decoder *decoder, bool on);
+// What it noted of the newest request.
+Exit gpu_sums(const Decoder *decoder, TraceSums *out);
+// Bytes a second that the memory gives to a kernel that only reads weights; 0: they are so few that they stay in L2.
+Exit gpu_stream(const Decoder *decoder, double *rate);
 
 // For `tilegen diff` alone: what a round left in the device's memory, read while it is held (DecodeRequest.logits) or
 // the kernel idle. `decoder` is of gpu_open. EXIT_OK, or another code after reporting.

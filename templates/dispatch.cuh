@@ -93,6 +93,8 @@ template <class Model> struct Dispatch {
             at.expert = expert, at.rows_of_key = chosen_by;
             at.page = page, at.page_lo = page_lo, at.page_hi = page_hi, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
+            const uint32_t outputs = slot.step.strip_outputs;
+            at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             at.tap = in.tap;

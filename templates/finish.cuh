@@ -126,7 +126,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
-    const uint32_t strip_outputs = step.strip_outputs, strips = (at.hi - at.lo + strip_outputs - 1) / strip_outputs,
+    const uint32_t strip_outputs = step.strip_outputs, strips = at.strips,
                    warps_k = step.warps_k;
     const Ending e = {step.finish,
                       step.out_row,

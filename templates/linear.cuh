@@ -117,9 +117,10 @@ template <class Model> struct Portion {
     }
 };
 
-// The inputs of a warp's share, up to HELD units of it at a time.
+// The inputs of a warp's share, up to HELD units of it at a time. While weights stream, a trip to L2 takes microseconds:
+// all inputs are asked for at once, and the norm's weights are in shared memory by then (blocks) or in registers.
 template <class Model> struct Held {
-    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS, BATCH = UNIT == 4 ? 2 : HELD;
+    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS;
     static constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD][UNIT];
 
@@ -130,49 +131,59 @@ template <class Model> struct Held {
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for units [unit, unit + count), into the inputs' places: on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, uint32_t unit, uint32_t count, uint32_t k) {
-        const uint32_t at = unit * UNIT / 4 * BLOCK_K + 32 * (lane_id() & 3);
-        const char *from = pointer<const char>(weights) + at * 2;
+    // The norm's weights for units [unit, unit + count), on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, uint32_t unit, uint32_t count, uint32_t k) {
+        if constexpr (UNIT == 4) { // all of the blocks, side by side
+            const uint32_t first = unit * BLOCK_K, end = min(k, first + count * BLOCK_K);
+#pragma unroll
+            for (int i = 0; i < (HELD * BLOCK_K / 8 + 31) / 32; i++) {
+                const uint32_t at = first + (i * 32 + lane_id()) * 8;
+                if (at < end) *reinterpret_cast<Quad *>(room + (at - first)) = global_quad(pointer<const uint16_t>(weights) + at);
+            }
+            __syncwarp();
+        } else {
+#pragma unroll
+            for (int i = 0; i < HELD; i++) {
+                const uint32_t n = unit + i, at = n / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (n & 3);
+                Quad q = {0, 0, 0, 0};
+                if (i < opaque(count) && at < k) q = global_quad(pointer<const uint16_t>(weights) + at);
+                x[i][0].x[0] = q.x, x[i][0].x[1] = q.y, x[i][0].x[2] = q.z, x[i][0].x[3] = q.w;
+            }
+        }
+    }
+    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
+    // sum of their squares.
+    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, uint32_t unit, uint32_t count,
+                     uint32_t rows, bool normed, float &squares) {
+        const uint32_t t = lane_id() & 3;
+        const bool mine = rows >> (lane_id() >> 2) & 1;
+        Raw<WIDE> raw[HELD][UNIT];
+        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            const uint32_t n = unit + i, quarter = UNIT == 1 ? n & 3 : 0;
+            uint32_t k = n * UNIT / 4 * BLOCK_K;
+            const bool wanted = i < opaque(count) && mine;
+            const uint32_t at = k + 32 * t + 8 * quarter;
+            uint64_t row = in;
+            if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+            row += (uint64_t)k * Activations<WIDE>::BYTES + quarter * (WIDE ? 128 : 64);
+#pragma unroll
+            for (int u = 0; u < UNIT; u++)
+                raw[i][u].load(pointer<const char>(row), u, wanted && (!Model::RAGGED || at + 8 * u < opaque(step.k)));
+        }
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) {
-                const int n = i * UNIT + u + (UNIT == 1 ? unit & 3 : 0), ahead = n / 4 * BLOCK_K + n % 4 * 8;
-                Quad q = {0, 0, 0, 0};
-                if (i < opaque(count) && at + ahead < k) q = global_quad(from + ahead * 2);
-                x[i][u].x[0] = q.x, x[i][u].x[1] = q.y, x[i][u].x[2] = q.z, x[i][u].x[3] = q.w;
+                Quad w = {0, 0, 0, 0};
+                if constexpr (UNIT == 4) {
+                    if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
+                } else
+                    w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
+                if (normed) squares += raw[i][u].squares();
+                x[i][u] = raw[i][u].operands(normed, w);
             }
-    }
-    // Their inputs, times what load_norm left where `normed`; adds the sum of their squares.
-    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t unit, uint32_t count, bool normed, float &squares) {
-        const uint32_t t = lane_id() & 3;
-        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
-#pragma unroll
-        for (int first = 0; first < HELD; first += BATCH) {
-            Raw<WIDE> raw[BATCH][UNIT];
-#pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++) {
-                const uint32_t n = unit + first + i;
-                uint32_t k = n * UNIT / 4 * BLOCK_K;
-                const bool wanted = first + i < opaque(count);
-                const uint32_t at = k + 32 * t, u0 = UNIT == 1 ? n & 3 : 0;
-                uint64_t row = in;
-                if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-                row += (uint64_t)k * Activations<WIDE>::BYTES + u0 * (WIDE ? 128 : 64);
-#pragma unroll
-                for (int u = 0; u < UNIT; u++)
-                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * (u0 + u) < opaque(step.k));
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++)
-#pragma unroll
-                for (int u = 0; u < UNIT; u++) {
-                    Inputs<WIDE> &to = x[first + i][u];
-                    if (normed) squares += raw[i][u].squares();
-                    to = raw[i][u].operands(normed, Quad{to.x[0], to.x[1], to.x[2], to.x[3]});
-                }
-        }
     }
     // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
     // fetched anew costs more than it computes. A move a register and candidate.
@@ -192,20 +203,15 @@ template <class Model> struct Held {
 };
 
 // Where the strip at hand lies in a task's weights: its first chunk, and its place there where chunks have several.
-// Divides once, before the inputs are there.
+// Nothing here divides: that is on the way of everything.
 struct Cursor {
     uint32_t chunk, place;
-    DEVICE void begin(const EngineStep &step, uint32_t strip) {
-        place = 0, chunk = strip * step.chunks_of_strip;
-        if (step.chunks_of_strip > 1) return;
-        chunk = strip / step.strips_of_chunk;
-        place = strip - chunk * step.strips_of_chunk;
-    }
-    DEVICE void advance(const EngineStep &step, uint32_t lanes) { // `lanes` strips on
+    DEVICE void begin() { chunk = place = 0; }
+    DEVICE void advance(const EngineStep &step, uint32_t strips) { // `strips` on
         if (step.chunks_of_strip > 1)
-            chunk += lanes * step.chunks_of_strip;
+            chunk += strips * step.chunks_of_strip;
         else
-            for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+            for (place += strips; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
     }
 };
 
@@ -273,13 +279,16 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Instruction &at = slot.at;
         const Portion<Model> share(step, c.warp);
         const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
-                       lane_strip = c.warp / step.warps_k, lanes = COMPUTE_WARPS / step.warps_k;
+        const uint32_t strips = at.strips, op = step.op, shift = log2_of(step.warps_k), lane_strip = c.warp >> shift,
+                       lanes = COMPUTE_WARPS >> shift;
+        const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
+        uint16_t *room = c.s->norm[c.warp];
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Chunks chunks;
         Cursor cursor;
         chunks.begin(c);
-        cursor.begin(step, lane_strip);
+        cursor.begin();
+        cursor.advance(step, lane_strip);
         bool ready = held && at.input == have;
         if (ready) {
             c.wait_ready();
@@ -288,19 +297,20 @@ template <class Model> static DEVICE void linear(Compute &c) {
             squares = 0;
         for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
             float sum[2][4] = {}; // two chains of products
-            if (strip != lane_strip) cursor.advance(step, lanes);
             for (uint32_t base = 0; base < share.count; base += HELD) {
                 const uint32_t unit = share.first + base, count = min(share.count - base, HELD);
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], unit, count, step.k);
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, unit, count, step.k);
                     if (!ready) { // the weights are ahead
-                        chunks.seek(c, cursor.chunk + unit * Model::UNIT / 4 / step.chunk_blocks);
+                        uint32_t chunk = cursor.chunk, block = unit * Model::UNIT / 4;
+                        while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
+                        chunks.seek(c, chunk);
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, unit, count,
-                            normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, room, unit,
+                            count, rows, normed, more);
                     have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
                     if (normed && strip == lane_strip && base + HELD >= share.count) {
@@ -317,6 +327,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
                     multiply_units<WeightF32, Model>(c, chunks, cursor, unit, count, in, sum);
             }
+            cursor.advance(step, lanes);
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
                 continue;

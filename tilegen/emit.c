@@ -23,13 +23,14 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     bool uses[4] = {false};
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
-    bool wide = c->sched->activations == DTYPE_F32, direct = false;
+    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false;
     uint32_t held = 1, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
         if (s->op > RUN_LINEAR_F32) continue;
         uses[s->op] = true;
         direct |= s->direct;
+        ragged |= s->k % BLOCK_K != 0;
         if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_units > held) held = s->warp_units;
     }
     text_printf(t, "struct Model {\n");
@@ -45,6 +46,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     flag(t, "WIDE", wide);
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
+    flag(t, "RAGGED", ragged);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));

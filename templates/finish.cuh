@@ -1,6 +1,6 @@
 // finish: the finishers' part of linear ops: they add the k warps' partial sums of a strip in warp order, apply the
-// row's norm factor, and do what the op does with its outputs. Strip n of a task belongs to finisher n mod 4; the last
-// one of a task to be done signals.
+// row's norm factor, and do what the op does with its outputs. Strip n of all belongs to finisher n mod 4; the last one of a
+// task to be done signals.
 //
 // A lane holds outputs g and g + 8 of the strip for tokens 2t and 2t + 1.
 #ifndef TILEGEN_FINISH_CUH
@@ -146,7 +146,8 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     float factor[2] = {1, 1};
     bool known = !normed;
     barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1);
-    for (uint32_t strip = f.index; strip < strips; strip += FINISHERS) {
+    // A finisher has every fourth strip of all, and with it every use of a place: it cannot be lapped.
+    for (uint32_t strip = (f.index - f.strips) % FINISHERS; strip < strips; strip += FINISHERS) {
         const uint32_t q = f.strips + strip, place = q % STRIP_SLOTS;
         const int n = e.n + (int)(strip * strip_outputs);
         float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
@@ -159,7 +160,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         float2 share = make_float2(0, 0);
         if (!known && g < (int)warps_k)
             share = *reinterpret_cast<const float2 *>(
-                &f.s->squares[f.number % SLOTS][(f.index * warps_k + g) % COMPUTE_WARPS][token]);
+                &f.s->squares[f.number % SLOTS][(strip * warps_k + g) % COMPUTE_WARPS][token]);
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
             float4 part[COMPUTE_WARPS / 2];

@@ -13,7 +13,7 @@ enum {
     COMPUTE_WARPS = 8,
     FINISHERS = 4,
     SLOTS = 4,
-    STRIP_SLOTS = 4,
+    STRIP_SLOTS = 4, // a multiple of FINISHERS: then a place belongs to one of them
     NORM_ROOM = 768, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
     MAX_BODIES = 16,

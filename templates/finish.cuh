@@ -174,7 +174,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
                 v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
         }
-        barrier_arrive(shared_address(&f.s->strip_free[place]));
+        warp_arrive(shared_address(&f.s->strip_free[place]));
         if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
 #pragma unroll
             for (int step4 = 4; step4 < 32; step4 *= 2)
@@ -218,7 +218,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 }
             }
         }
-        barrier_arrive(shared_address(&f.s->freed[place]));
+        warp_arrive(shared_address(&f.s->freed[place]));
     }
 }
 #endif

@@ -30,7 +30,7 @@ struct Compute {
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
-        barrier_arrive(shared_address(&s->freed[number % SLOTS]));
+        warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
@@ -47,7 +47,7 @@ struct Chunks {
     DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
     DEVICE void release(Compute &c) {
         if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
-        barrier_arrive(shared_address(&c.s->empty[page]));
+        warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
         next++;
@@ -295,16 +295,16 @@ template <class Model> static DEVICE void linear(Compute &c) {
             if (normed && (lane_id() & 3) == 0) *shares = squares;
         } else
             squares = 0;
-        for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
+        for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
             float sum[2][4] = {}; // two chains of products
             for (uint32_t base = 0; base < share.count; base += HELD) {
                 const uint32_t unit = share.first + base, count = min(share.count - base, HELD);
                 if (!ready || !held) {
                     if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, unit, count, step.k);
-                    if (!ready) { // the weights are ahead
+                    if (!ready) {
                         uint32_t chunk = cursor.chunk, block = unit * Model::UNIT / 4;
                         while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
-                        chunks.seek(c, chunk);
+                        if (strip < strips) chunks.seek(c, chunk); // the weights are ahead
                         c.wait_ready();
                         ready = true;
                     }
@@ -318,6 +318,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
                 }
+                if (strip >= strips) break;
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
                     multiply_units<WeightBf16, Model>(c, chunks, cursor, unit, count, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
@@ -327,6 +328,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
                     multiply_units<WeightF32, Model>(c, chunks, cursor, unit, count, in, sum);
             }
+            if (!ready) c.wait_ready(), ready = true;
+            if (strip >= strips) break;
             cursor.advance(step, lanes);
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
@@ -337,9 +340,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
+            warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
         }
-        if (!ready) c.wait_ready();
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct)
             signal_direct(c);

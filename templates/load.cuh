@@ -149,7 +149,7 @@ template <class Model> struct Loader {
                     reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
                 }
                 if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = s->key_rows[key];
-                barrier_arrive(shared_address(&s->item_full[place]));
+                warp_arrive(shared_address(&s->item_full[place]));
                 handed++;
                 if (!more) break;
                 const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
@@ -175,7 +175,7 @@ template <class Model> struct Loader {
             who.round(round);
             barrier_wait(who, s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
             const Gate gate = s->gates[round % 2];
-            barrier_arrive(shared_address(&s->gate_free[round % 2]));
+            warp_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++) {
                 const EngineInstance in = s->instances[instance];

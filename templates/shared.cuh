@@ -177,7 +177,7 @@ DEVICE void report_role(const Waiter &w) {
 struct Group {
     uint32_t parity;
     DEVICE void sync(const Waiter &w, Shared &s) {
-        barrier_arrive(shared_address(&s.group));
+        warp_arrive(shared_address(&s.group));
         barrier_wait(w, s.group, parity);
         parity ^= 1;
     }

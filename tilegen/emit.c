@@ -90,10 +90,10 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t,
-                "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n"
-                "#include \"bench.cuh\"\n\n",
-                c->model->name, c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers);
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s", c->model->name, c->job.sku->name,
+                prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
+                c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n");
+    text_printf(&t, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n\n");
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
         text_printf(&t, "    // %s\n", prog->bodies[b].name);

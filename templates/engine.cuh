@@ -78,14 +78,13 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
-    // Arrivals are counted in lanes: each arrives for itself. One that arrives for its warp after __syncwarp would do,
-    // but compute-sanitizer does not follow that, and it is slower.
     if (thread == 0) {
         for (int i = 0; i < MAX_PAGES; i++)
             barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
         for (int i = 0; i < SLOTS; i++) {
             barrier_init(shared_address(&s.posted[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.ready[i]), ENGINE_ARRIVALS);
             barrier_init(shared_address(&s.freed[i]), (COMPUTE_WARPS + FINISHERS) * ENGINE_ARRIVALS);
+            barrier_init(shared_address(&s.stored[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
             s.finished[i] = 0;
         }
         for (int i = 0; i < STRIP_SLOTS; i++)
@@ -122,7 +121,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
-        Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
+        Finisher f = {&p, &s, 0, 0, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
 }

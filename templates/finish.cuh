@@ -16,6 +16,7 @@ struct Finisher {
     const EngineParams *p;
     Shared *s;
     uint32_t number, strips;
+    uint32_t stored; // parity of its place's next direct task
     Waiter who;
     int index; // among the finishers
 };
@@ -198,7 +199,13 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         if (slot.step.op == RUN_LEAVE) return;
         const bool linear = slot.step.op <= RUN_LINEAR_F32;
         if (linear && slot.step.direct && !slot.at.skip) {
-            // the compute warps' own
+            static_assert(FINISHERS == SLOTS, "a place belongs to a finisher");
+            if (place == (uint32_t)f.index) { // the compute warps have stored; a release waits, so it is not theirs
+                barrier_wait(f.who, f.s->stored[place], f.stored);
+                f.stored ^= 1;
+                trace_end(*f.p, f.number);
+                signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
+            }
         } else if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
             if (linear && !slot.at.skip)

@@ -239,19 +239,6 @@ static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &curs
     }
 }
 
-// The last of the compute warps to be done with a task that has no finishers signals.
-static DEVICE void signal_direct(Compute &c) {
-    const Instruction &at = c.slot().at;
-    uint32_t before = 0;
-    __syncwarp();
-    if (lane_id() == 0) before = shared_add(shared_address(&c.s->finished[c.number % SLOTS]), 1);
-    before = __shfl_sync(~0u, before, 0);
-    if (before != COMPUTE_WARPS - 1) return;
-    if (lane_id() == 0) c.s->finished[c.number % SLOTS] = 0;
-    trace_end(*c.p, c.number);
-    signal_all(*c.p, *c.s, at, at.rows_of_key);
-}
-
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
 // that chose the expert.
 static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&sum)[2][4]) {
@@ -344,7 +331,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         }
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct)
-            signal_direct(c);
+            warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         else
             c.strips += strips;
         c.leave();

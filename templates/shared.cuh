@@ -75,6 +75,7 @@ struct Shared {
     EngineTables tables; // here, since everybody needs its offsets all the time
     uint64_t full[MAX_PAGES], empty[MAX_PAGES];
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
+    uint64_t stored[SLOTS]; // all compute warps have stored what they compute of a direct task
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
     uint64_t group;
     uint64_t gate_full[2], gate_free[2], item_full[ITEM_ROOM], item_free[ITEM_ROOM];

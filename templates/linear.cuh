@@ -106,21 +106,20 @@ template <bool WIDE> struct Raw {
     }
 };
 
-// A warp's share of a strip's inputs: units [first, first + count) of UNIT quarters each. UNIT is 4, a block, where
-// weights are many; 1 where latency is all there is.
+// A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
+// work on every few chunks. A unit is UNIT quarters: 4, a block, where weights are many; 1 where latency is all there is.
 template <class Model> struct Portion {
-    uint32_t kw, first, count; // kw: which of the warps that share the strip
-    DEVICE Portion(const EngineStep &step, int warp) {
-        const uint32_t all = step.blocks * (4 / Model::UNIT);
-        kw = warp & (step.warps_k - 1), first = kw * step.warp_units;
-        count = first < all ? min(step.warp_units, all - first) : 0;
-    }
+    uint32_t kw, warps_k, run, units; // units: of the strip
+    DEVICE Portion(const EngineStep &step, int warp)
+        : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k), run(step.run), units(step.blocks * (4 / Model::UNIT)) {}
+    // Unit j of the warp's run r; `units` or more: none.
+    DEVICE uint32_t unit(uint32_t r, uint32_t j) const { return j < run ? (r * warps_k + kw) * run + j : units; }
 };
 
-// The inputs of a warp's share, up to HELD units of it at a time. While weights stream, a trip to L2 takes microseconds:
+// The inputs of a warp's share, HELD / RUN runs of it at a time. While weights stream, a trip to L2 takes microseconds:
 // all inputs are asked for at once, and the norm's weights are in shared memory by then (blocks) or in registers.
 template <class Model> struct Held {
-    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS;
+    static constexpr int UNIT = Model::UNIT, RUN = Model::RUN, HELD = Model::HELD_UNITS;
     static constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD][UNIT];
 
@@ -131,39 +130,40 @@ template <class Model> struct Held {
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for units [unit, unit + count), on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, uint16_t *room, uint32_t unit, uint32_t count, uint32_t k) {
-        if constexpr (UNIT == 4) { // all of the blocks, side by side
-            const uint32_t first = unit * BLOCK_K, end = min(k, first + count * BLOCK_K);
+    // The norm's weights for the warp's runs from r0 on, on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, const Portion<Model> &share, uint32_t r0, uint32_t k) {
+        const uint16_t *from = pointer<const uint16_t>(weights);
+        if constexpr (UNIT == 4) { // 16 lanes a block
 #pragma unroll
-            for (int i = 0; i < (HELD * BLOCK_K / 8 + 31) / 32; i++) {
-                const uint32_t at = first + (i * 32 + lane_id()) * 8;
-                if (at < end) *reinterpret_cast<Quad *>(room + (at - first)) = global_quad(pointer<const uint16_t>(weights) + at);
+            for (int n = 0; n < (HELD * 16 + 31) / 32; n++) {
+                const uint32_t q = n * 32 + lane_id(), i = q / 16, piece = q % 16 * 8;
+                const uint32_t at = share.unit(r0 + i / RUN, i % RUN) * BLOCK_K + piece;
+                if (i < HELD && at < k) *reinterpret_cast<Quad *>(room + i * BLOCK_K + piece) = global_quad(from + at);
             }
             __syncwarp();
         } else {
 #pragma unroll
             for (int i = 0; i < HELD; i++) {
-                const uint32_t n = unit + i, at = n / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (n & 3);
+                const uint32_t n = share.unit(r0 + i, 0), at = n / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (n & 3);
                 Quad q = {0, 0, 0, 0};
-                if (i < opaque(count) && at < k) q = global_quad(pointer<const uint16_t>(weights) + at);
+                if (n < share.units && at < k) q = global_quad(from + at);
                 x[i][0].x[0] = q.x, x[i][0].x[1] = q.y, x[i][0].x[2] = q.z, x[i][0].x[3] = q.w;
             }
         }
     }
     // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
     // sum of their squares.
-    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, uint32_t unit, uint32_t count,
-                     uint32_t rows, bool normed, float &squares) {
+    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, const Portion<Model> &share,
+                     uint32_t r0, uint32_t rows, bool normed, float &squares) {
         const uint32_t t = lane_id() & 3;
         const bool mine = rows >> (lane_id() >> 2) & 1;
         Raw<WIDE> raw[HELD][UNIT];
         in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
 #pragma unroll
         for (int i = 0; i < HELD; i++) {
-            const uint32_t n = unit + i, quarter = UNIT == 1 ? n & 3 : 0;
+            const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
             uint32_t k = n * UNIT / 4 * BLOCK_K;
-            const bool wanted = i < opaque(count) && mine;
+            const bool wanted = n < opaque(share.units) && mine;
             const uint32_t at = k + 32 * t + 8 * quarter;
             uint64_t row = in;
             if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
@@ -215,27 +215,27 @@ struct Cursor {
     }
 };
 
-// Products of `count` units of the strip from unit `unit` on, RUN of them at a time, which lie in one chunk
-// (geometry.h).
+// Products of the warp's runs [r0, r0 + runs) of a strip. A run lies in one chunk (geometry.h).
 template <class Weight, class Model>
-static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t unit, uint32_t count,
-                                  const Held<Model> &in, float (&sum)[2][4]) {
-    constexpr int UNIT = Model::UNIT, RUN = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
+static DEVICE void multiply_runs(Compute &c, Chunks &chunks, const Cursor &cursor, const Portion<Model> &share,
+                                 uint32_t r0, uint32_t runs, const Held<Model> &in, float (&sum)[2][4]) {
+    constexpr int UNIT = Model::UNIT, STEP = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
     const EngineStep &step = c.slot().step;
     const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
-    uint32_t chunk = cursor.chunk, block = unit * UNIT / 4;
+    uint32_t chunk = cursor.chunk, before = 0; // before: blocks of the strip before the chunk
 #pragma unroll 1
-    for (uint32_t i = 0; i < count; i += RUN) {
-        while (block >= room) block -= room, chunk++;
-        const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
+    for (uint32_t i = 0; i < runs * Model::RUN; i += STEP) {
+        const uint32_t unit = share.unit(r0 + i / Model::RUN, i % Model::RUN), block = unit * UNIT / 4;
+        if (unit >= share.units) continue;
+        while (block - before >= room) before += room, chunk++;
+        const uint32_t at = chunks.seek(c, chunk) + offset + (block - before) * Weight::BYTES;
 #pragma unroll
-        for (int j = 0; j < RUN; j++) {
+        for (int j = 0; j < STEP; j++) {
             Inputs<Model::WIDE> x[UNIT];
-            in.choose<RUN>(opaque(i), j, x);
-            if (j == 0 || i + j < opaque(count))
-                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, (unit + i) & 3, x);
+            in.choose<STEP>(opaque(i), j, x);
+            if (j == 0 || (j < opaque(share.run) && unit + j < opaque(share.units)))
+                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, unit & 3, x);
         }
-        block = UNIT == 4 ? block + RUN : block + (((unit + i) & 3) == 3);
     }
 }
 
@@ -255,7 +255,7 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
 // Runs the instruction at hand and the linear ones after it. Inputs are kept from one to the next where they are the
 // same. What does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
-    constexpr uint32_t HELD = Model::HELD_UNITS;
+    constexpr uint32_t HELD = Model::HELD_UNITS / Model::RUN; // runs
     uint32_t have = ~0u; // whose inputs are held
     float squares = 0;
     Held<Model> in;
@@ -265,7 +265,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
         const Portion<Model> share(step, c.warp);
-        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
+        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_runs <= HELD;
         const uint32_t strips = at.strips, op = step.op, shift = log2_of(step.warps_k), lane_strip = c.warp >> shift,
                        lanes = COMPUTE_WARPS >> shift;
         const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
@@ -284,36 +284,38 @@ template <class Model> static DEVICE void linear(Compute &c) {
             squares = 0;
         for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
             float sum[2][4] = {}; // two chains of products
-            for (uint32_t base = 0; base < share.count; base += HELD) {
-                const uint32_t unit = share.first + base, count = min(share.count - base, HELD);
+            for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, unit, count, step.k);
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, share, r0, step.k);
                     if (!ready) {
-                        uint32_t chunk = cursor.chunk, block = unit * Model::UNIT / 4;
-                        while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
-                        if (strip < strips) chunks.seek(c, chunk); // the weights are ahead
+                        if (strip < strips && share.unit(0, 0) < share.units) { // the weights are ahead
+                            uint32_t chunk = cursor.chunk, block = share.unit(0, 0) * Model::UNIT / 4;
+                            while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
+                            chunks.seek(c, chunk);
+                        }
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, room, unit,
-                            count, rows, normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, room, share,
+                            r0, rows, normed, more);
                     have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == lane_strip && base + HELD >= share.count) {
+                    if (normed && strip == lane_strip && r0 + HELD >= step.warp_runs) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
                 }
                 if (strip >= strips) break;
+                const uint32_t runs = min(step.warp_runs - r0, HELD);
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_units<WeightBf16, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_units<WeightFp8, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_units<WeightF32, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightF32, Model>(c, chunks, cursor, share, r0, runs, in, sum);
             }
             if (!ready) c.wait_ready(), ready = true;
             if (strip >= strips) break;

@@ -198,7 +198,8 @@ template <class Dims> struct Before {
     }
 };
 
-// The round's own q, k and v: all of a thread's loads of a batch, then what becomes of them, by one piece of code.
+// Waits for the round's own q, k and v. All of a thread's loads of a batch go out together, from places that are known
+// by then; what becomes of them is one piece of code.
 template <class Dims>
 static DEVICE void own_rows(Compute &c, const Slot &slot, const Columns &column, int heads, const Before<Dims> &before,
                             Own<Dims> &own) {
@@ -207,19 +208,28 @@ static DEVICE void own_rows(Compute &c, const Slot &slot, const Columns &column,
     const EngineStep &step = slot.step;
     const int rows = slot.at.rows, old = slot.at.start & (PIECE - 1), thread = c.warp * 32 + lane_id(),
               all = (heads + 1) * ENGINE_ROWS, d = thread % Dims::SPAN * 8;
-    const uint64_t in = c.p->slab + step.in, row_bytes = step.in_row;
+    const uint64_t in = c.p->slab + step.in;
     const int value_row = thread % ENGINE_ROWS, value_d = thread / ENGINE_ROWS * 8;
     const bool has_value = value_row < rows && value_d < Dims::V;
-    typename Act::Eight value, x[BATCH];
-    value.load(in + (has_value ? value_row * row_bytes : 0), column.v + (has_value ? value_d : 0));
-#pragma unroll 1
-    for (int base = thread / Dims::SPAN; base < all; base += BATCH * Dims::AT_ONCE) { // a row of a head; keys last
+    const uint64_t value_from = in + (has_value ? value_row * step.in_row + (column.v + value_d) * Act::BYTES : 0);
+    uint64_t from[BATCH];
+    auto find = [&](int base) { // a row of a head each; keys last
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            const int n = base + i * Dims::AT_ONCE, head = n / ENGINE_ROWS;
-            x[i].load(in + n % ENGINE_ROWS * row_bytes,
-                      (head < heads ? column.q + head * Dims::QK : column.k) + (d < Dims::QK ? d : 0));
+            const int n = base + i * Dims::AT_ONCE, head = n / ENGINE_ROWS,
+                      first = head < heads ? column.q + head * Dims::QK : column.k;
+            from[i] = in + n % ENGINE_ROWS * step.in_row + (first + (d < Dims::QK ? d : 0)) * Act::BYTES;
         }
+    };
+    find(thread / Dims::SPAN);
+    typename Act::Eight value, x[BATCH];
+    c.wait_ready();
+    value.load(value_from);
+#pragma unroll 1
+    for (int base = thread / Dims::SPAN; base < all; base += BATCH * Dims::AT_ONCE) {
+        if (base >= BATCH * Dims::AT_ONCE) find(base);
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) x[i].load(from[i]);
         // Rows of a warp come to the end together: shuffles.
         static_assert(ENGINE_ROWS % (32 / Dims::SPAN) == 0, "a warp's rows are of one head");
 #pragma unroll 1
@@ -407,13 +417,14 @@ template <class Dims> struct Fold {
 };
 
 // Divides by the sum, the sink included: base-2 exponents, `top` whole.
-static DEVICE float softmax_factor(float &top, float &sum, bool has_sink, float sink) {
+static DEVICE float softmax_factor(float top, float sum, bool has_sink, float sink) {
+    float keep = 1;
     if (has_sink) {
-        float b = sink * LOG2_E, high = fmaxf(top, ceilf(b)), keep = top == NO_SCORE ? 0 : exp2_fast(top - high);
+        const float b = sink * LOG2_E, high = fmaxf(top, ceilf(b));
+        keep = top == NO_SCORE ? 0 : exp2_fast(top - high);
         sum = sum * keep + exp2_fast(b - high);
-        return sum > 0 ? keep / sum : 0;
     }
-    return sum > 0 ? 1 / sum : 0;
+    return sum > 0 ? keep / sum : 0;
 }
 
 // A head's part of a split attention, [heads][split][8 rows] of this: (top, sum), then out.
@@ -476,7 +487,6 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         before.store(slot, thread, own);
         if (thread == 0) own.kv = kv;
         c.group.sync(c.who, *c.s);
-        c.wait_ready();
         own_rows<Dims>(c, slot, column, at.hi - at.lo, before, own);
         c.group.sync(c.who, *c.s);
     }
@@ -516,10 +526,10 @@ template <class Dims> static DEVICE void attend(Compute &c) {
 #pragma unroll
     for (int h = 0; h < 2; h++)
         if (t == 0) c.s->ends[c.warp][g + 8 * h] = make_float2(r.top[h], r.sum[h]);
-    const float sink[2] = {own.sink[2 * pair], own.sink[2 * pair + 1]};
+    float sink[2] = {own.sink[2 * pair], own.sink[2 * pair + 1]}, by[2] = {0, 0};
     c.group.sync(c.who, *c.s);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
+#pragma unroll 1
+    for (int h = 0; h < 2; h++) { // `sink` and `by` move on: no index that is no constant
         float2 end[COMPUTE_WARPS];
         float top = NO_SCORE, sum = 0;
 #pragma unroll
@@ -532,15 +542,17 @@ template <class Dims> static DEVICE void attend(Compute &c) {
 #pragma unroll
         for (int i = 0; i < COMPUTE_WARPS; i++) sum += end[i].y * exp2_fast(end[i].x - high);
         const int head = at.lo + 2 * pair + h;
-        float by = exp2_fast(r.top[h] - high);
+        by[0] = by[1], by[1] = exp2_fast(c.s->ends[c.warp][g + 8 * h].x - high);
         if (split == 1)
-            by *= softmax_factor(top, sum, sinks != 0, sink[h]);
+            by[1] *= softmax_factor(top, sum, sinks != 0, sink[0]);
         else if (share().key_lane() == 0 && t == 0 && head < at.hi)
             *reinterpret_cast<float2 *>(part_at<Dims>(c.p->slab + step.out, split, head, part, g)) =
                 make_float2(top, sum);
-#pragma unroll
-        for (int i = 0; i < Dims::V / 8; i++) r.out[i][2 * h] *= by, r.out[i][2 * h + 1] *= by;
+        sink[0] = sink[1];
     }
+#pragma unroll
+    for (int i = 0; i < Dims::V / 8; i++)
+        r.out[i][0] *= by[0], r.out[i][1] *= by[0], r.out[i][2] *= by[1], r.out[i][3] *= by[1];
     constexpr int PASS = pass_dims<Dims>(), BLOCKS = PASS > 32 ? 8 : PASS > 16 ? 4 : PASS / 8, PITCH = BLOCKS * 8;
     float *sums = reinterpret_cast<float *>(room); // [warp][16 queries][PITCH], block i of eight dims at i ^ query
     const int query = thread / 16, row = query % ENGINE_ROWS, four = thread % 16;
@@ -661,13 +673,15 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
     c.group.sync(c.who, *c.s);
     Columns column = {0, at.lo * Dims::QK, (int)step.kv_heads * Dims::QK + at.lo * Dims::V};
     if (FUSED) column = columns_of<Dims>(step, at.lo, 0);
-    c.wait_ready();
     const uint64_t in = c.p->slab + step.in;
+    const uint64_t key_in = in + (has_key ? row * step.in_row : 0) + (d < Dims::QK ? d : 0) * Act::BYTES,
+                   value_in = in + (has_value ? value_row * step.in_row + value_d * Act::BYTES : 0);
+    c.wait_ready();
 #pragma unroll 1
     for (int head = at.lo; head < at.hi; head++) {
         typename Act::Eight key, value;
-        key.load(in + (has_key ? row * step.in_row : 0), column.k + (d < Dims::QK ? d : 0));
-        value.load(in + (has_value ? value_row * step.in_row : 0), column.v + (has_value ? value_d : 0));
+        key.load(key_in + column.k * Act::BYTES);
+        value.load(value_in + column.v * Act::BYTES);
         float x[8], v[8];
         key.get(x);
         finish_head<Dims>(rope, layer.weight[SLOT_K_NORM], norm, step.eps, row % ENGINE_ROWS, d, x);

@@ -209,13 +209,12 @@ template <bool WIDE> struct Activations {
         else
             *reinterpret_cast<uint2 *>(at) = make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
     }
-    // Eight in a row on their way, n a multiple of 8.
+    // Eight side by side on their way.
     struct Eight {
         Quad q[WIDE ? 2 : 1];
-        DEVICE void load(uint64_t row, int n) {
-            const char *at = pointer<const char>(row) + n * BYTES;
+        DEVICE void load(uint64_t at) {
 #pragma unroll
-            for (int i = 0; i < (WIDE ? 2 : 1); i++) q[i] = global_quad(at + 16 * i);
+            for (int i = 0; i < (WIDE ? 2 : 1); i++) q[i] = global_quad(pointer<const char>(at) + 16 * i);
         }
         DEVICE void get(float (&v)[8]) const {
             const Quad &a = q[0], &b = q[WIDE ? 1 : 0];

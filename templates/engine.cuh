@@ -38,7 +38,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
                 keep_rows<typename Model::Drafter, false>(c);
             break;
         case RUN_JOIN:
-            if (Model::SPLIT > 1) join_parts<typename Model::Target>(c);
+            if constexpr (Model::SPLIT > 1) join_parts<Model>(c);
             break;
         case RUN_ROUTE_ROWS:
             if constexpr (Model::EXPERTS > 0) route_rows<Model>(c);

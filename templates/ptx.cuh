@@ -92,15 +92,14 @@ DEVICE Quad global_quad(const void *at) {
                  : "memory");
     return v;
 }
-DEVICE Quad any_quad(const void *at) { // global or shared
-    Quad v;
-    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+DEVICE uint2 global_pair(const void *at) { // eight bytes
+    uint2 v;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
     return v;
 }
-
-DEVICE uint2 any_pair(const void *at) { // eight bytes
+DEVICE uint2 shared_pair(uint32_t at) {
     uint2 v;
-    asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
     return v;
 }
 
@@ -202,15 +201,36 @@ template <bool WIDE> struct Activations {
     }
     static DEVICE float load_input(const void *row, int n) { return load(row, place(n)); }
     static DEVICE void store_input(void *row, int n, float v) { store(row, place(n), v); }
-    // Eight in a row, n a multiple of 8.
-    static DEVICE void load8(const void *row, int n, float (&v)[8]) {
-        const char *at = static_cast<const char *>(row) + n * BYTES;
-        const Quad a = global_quad(at), b = WIDE ? global_quad(at + 16) : a;
-        const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+    // Two or four in a row, n a multiple of that.
+    static DEVICE void store2_input(void *row, int n, float2 v) {
+        char *at = static_cast<char *>(row) + place(n) * BYTES;
+        if (WIDE)
+            *reinterpret_cast<float2 *>(at) = v;
+        else
+            *reinterpret_cast<uint32_t *>(at) = bf16_pair(v.x, v.y);
     }
+    static DEVICE void store4_input(void *row, int n, float4 v) {
+        char *at = static_cast<char *>(row) + place(n) * BYTES;
+        if (WIDE)
+            *reinterpret_cast<float4 *>(at) = v;
+        else
+            *reinterpret_cast<uint2 *>(at) = make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
+    }
+    // Eight side by side on their way.
+    struct Eight {
+        Quad q[WIDE ? 2 : 1];
+        DEVICE void load(uint64_t at) {
+#pragma unroll
+            for (int i = 0; i < (WIDE ? 2 : 1); i++) q[i] = global_quad(pointer<const char>(at) + 16 * i);
+        }
+        DEVICE void get(float (&v)[8]) const {
+            const Quad &a = q[0], &b = q[WIDE ? 1 : 0];
+            const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+        }
+    };
 };
 
 // d[16 x 8] += a[16 x 16] b[16 x 8], bf16 in, fp32 sums. Column j of d depends on column j of b alone.

@@ -91,6 +91,7 @@ struct Shared {
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
+    alignas(16) float2 ends[COMPUTE_WARPS][16]; // attention: maximum and sum of each warp's queries
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
     uint16_t norm[COMPUTE_WARPS][NORM_ROOM];                // behind partial: scratch goes over both

@@ -23,7 +23,8 @@ template <class Model> struct Dispatch {
     const EngineTables *t;
     const uint32_t *counters;
     uint32_t number, round;
-    uint32_t taken; // items so far
+    uint32_t taken;  // items so far
+    uint32_t strips; // for the finishers, so far; lane 0
     Gate gate;
     Waiter who;
     uint32_t entry, end; // of the queue at hand
@@ -95,8 +96,10 @@ template <class Model> struct Dispatch {
             at.signal = w5, at.signal_count = w6 >> 16;
             const uint32_t outputs = slot.step.strip_outputs;
             at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
+            at.first_strip = strips;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
+            if (!at.skip && !slot.step.direct) strips += at.strips;
             at.tap = in.tap;
             at.round = round;
             at.input = round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);

@@ -15,7 +15,7 @@ static DEVICE float swiglu(float gate, float up, float alpha, float limit) {
 struct Finisher {
     const EngineParams *p;
     Shared *s;
-    uint32_t number, strips;
+    uint32_t number;
     uint32_t stored; // parity of its place's next direct task
     Waiter who;
     int index; // among the finishers
@@ -148,8 +148,8 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     bool known = !normed;
     barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1);
     // A finisher has every fourth strip of all, and with it every use of a place: it cannot be lapped.
-    for (uint32_t strip = (f.index - f.strips) % FINISHERS; strip < strips; strip += FINISHERS) {
-        const uint32_t q = f.strips + strip, place = q % STRIP_SLOTS;
+    for (uint32_t strip = (f.index - at.first_strip) % FINISHERS; strip < strips; strip += FINISHERS) {
+        const uint32_t q = at.first_strip + strip, place = q % STRIP_SLOTS;
         const int n = e.n + (int)(strip * strip_outputs);
         float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
         if (e.kind == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
@@ -188,7 +188,6 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         for (int i = 0; i < 4; i++) v[i] += old[i];
         finish_strip<Model>(f, slot, e, (int)strip, n, v);
     }
-    f.strips += strips;
 }
 
 template <class Model> static DEVICE void finish_role(Finisher &f) {
@@ -201,7 +200,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         if (linear && slot.step.direct && !slot.at.skip) {
             static_assert(FINISHERS == SLOTS, "a place belongs to a finisher");
             if (place == (uint32_t)f.index) { // the compute warps have stored; a release waits, so it is not theirs
-                barrier_wait(f.who, f.s->stored[place], f.stored);
+                barrier_wait(f.who, f.s->stored[opaque(place)], f.stored);
                 f.stored ^= 1;
                 trace_end(*f.p, f.number);
                 signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);

@@ -9,10 +9,7 @@
 struct Compute {
     const EngineParams *p;
     Shared *s;
-    uint32_t pages;      // shared-memory address of page 0
-    uint32_t page_bytes; //
     uint32_t number;     // instructions so far
-    uint32_t strips;     // strips of linear ops so far
     uint32_t phases;     // parity of each page's next full phase
     Group group;
     Waiter who;
@@ -35,13 +32,14 @@ struct Compute {
     }
     // Every partial sum has been read: `partial` may be used for other things.
     DEVICE void drain() {
+        const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
             barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
     }
 };
 
 // The pages of the instruction at hand, chunk by chunk; every warp waits for each and releases each.
-struct Chunks {
+template <class Model> struct Chunks {
     uint32_t page, next; // next: the chunk that the warp is at
     bool held;           // its page has been waited for
     DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
@@ -57,7 +55,7 @@ struct Chunks {
         while (next < chunk) release(c);
         if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
         held = true;
-        return c.pages + page * c.page_bytes;
+        return pages_address() + page * Model::PAGE_BYTES;
     }
 };
 
@@ -131,7 +129,9 @@ template <class Model> struct Held {
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
     // The norm's weights for the warp's runs from r0 on, on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, uint16_t *room, const Portion<Model> &share, uint32_t r0, uint32_t k) {
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, const EngineStep &step, int warp, uint32_t r0) {
+        const Portion<Model> share(step, warp);
+        const uint32_t k = step.k;
         const uint16_t *from = pointer<const uint16_t>(weights);
         if constexpr (UNIT == 4) { // 16 lanes a block
 #pragma unroll
@@ -153,8 +153,9 @@ template <class Model> struct Held {
     }
     // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
     // sum of their squares.
-    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, const Portion<Model> &share,
-                     uint32_t r0, uint32_t rows, bool normed, float &squares) {
+    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0, uint32_t rows,
+                     bool normed, float &squares) {
+        const Portion<Model> share(step, warp);
         const uint32_t t = lane_id() & 3;
         const bool mine = rows >> (lane_id() >> 2) & 1;
         Raw<WIDE> raw[HELD][UNIT];
@@ -217,10 +218,11 @@ struct Cursor {
 
 // Products of the warp's runs [r0, r0 + runs) of a strip. A run lies in one chunk (geometry.h).
 template <class Weight, class Model>
-static DEVICE void multiply_runs(Compute &c, Chunks &chunks, const Cursor &cursor, const Portion<Model> &share,
-                                 uint32_t r0, uint32_t runs, const Held<Model> &in, float (&sum)[2][4]) {
+static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor &cursor, uint32_t r0, uint32_t runs,
+                                 const Held<Model> &in, float (&sum)[2][4]) {
     constexpr int UNIT = Model::UNIT, STEP = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
     const EngineStep &step = c.slot().step;
+    const Portion<Model> share(step, c.warp);
     const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
     uint32_t chunk = cursor.chunk, before = 0; // before: blocks of the strip before the chunk
 #pragma unroll 1
@@ -264,14 +266,10 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        const Portion<Model> share(step, c.warp);
         const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_runs <= HELD;
-        const uint32_t strips = at.strips, op = step.op, shift = log2_of(step.warps_k), lane_strip = c.warp >> shift,
-                       lanes = COMPUTE_WARPS >> shift;
-        const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
-        uint16_t *room = c.s->norm[c.warp];
+        const uint32_t strips = at.strips, op = step.op, lane_strip = c.warp >> log2_of(step.warps_k);
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
-        Chunks chunks;
+        Chunks<Model> chunks;
         Cursor cursor;
         chunks.begin(c);
         cursor.begin();
@@ -282,12 +280,14 @@ template <class Model> static DEVICE void linear(Compute &c) {
             if (normed && (lane_id() & 3) == 0) *shares = squares;
         } else
             squares = 0;
-        for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
+        for (uint32_t strip = lane_strip; strip < strips || !ready;
+             strip += COMPUTE_WARPS >> log2_of(step.warps_k)) { // once at least: for the inputs
             float sum[2][4] = {}; // two chains of products
             for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, share, r0, step.k);
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], c.s->norm[c.warp], step, c.warp, r0);
                     if (!ready) {
+                        const Portion<Model> share(step, c.warp);
                         if (strip < strips && share.unit(0, 0) < share.units) { // the weights are ahead
                             uint32_t chunk = cursor.chunk, block = share.unit(0, 0) * Model::UNIT / 4;
                             while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
@@ -297,8 +297,9 @@ template <class Model> static DEVICE void linear(Compute &c) {
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, room, share,
-                            r0, rows, normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
+                            c.s->norm[c.warp], c.warp, r0, step.in_item ? at.rows_of_key : (1u << at.rows) - 1, normed,
+                            more);
                     have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
                     if (normed && strip == lane_strip && r0 + HELD >= step.warp_runs) {
@@ -309,33 +310,31 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 if (strip >= strips) break;
                 const uint32_t runs = min(step.warp_runs - r0, HELD);
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, share, r0, runs, in, sum);
+                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, share, r0, runs, in, sum);
+                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, share, r0, runs, in, sum);
+                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_runs<WeightF32, Model>(c, chunks, cursor, share, r0, runs, in, sum);
+                    multiply_runs<WeightF32, Model>(c, chunks, cursor, r0, runs, in, sum);
             }
             if (!ready) c.wait_ready(), ready = true;
             if (strip >= strips) break;
-            cursor.advance(step, lanes);
+            cursor.advance(step, COMPUTE_WARPS >> log2_of(step.warps_k));
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
                 continue;
             }
-            const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
+            const uint32_t n = at.first_strip + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
-            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
+            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][c.warp & (step.warps_k - 1)]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
+            warp_arrive(shared_address(&c.s->strip_full[place]), COMPUTE_WARPS >> log2_of(step.warps_k));
         }
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct)
             warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
-        else
-            c.strips += strips;
         c.leave();
         c.wait_posted();
         if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;

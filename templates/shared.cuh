@@ -14,7 +14,7 @@ enum {
     FINISHERS = 4,
     SLOTS = 4,
     STRIP_SLOTS = 4, // a multiple of FINISHERS: then a place belongs to one of them
-    NORM_ROOM = 768, // inputs of a warp's share whose norm weights are kept
+    NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
@@ -34,7 +34,7 @@ struct Instruction {
     int lo, hi, part, key;              // key: -1 outside pools
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, page_lo, page_hi, chunks;
-    uint32_t strips; // of packed weights
+    uint32_t strips, first_strip; // of packed weights; those before it, of all tasks that have finishers
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows;                    // of the round
@@ -51,6 +51,11 @@ struct Slot {
 
 // Of a power of two.
 static DEVICE uint32_t log2_of(uint32_t n) { return 31 - __clz(n); }
+
+DEVICE uint32_t pages_address() { // of page 0
+    extern __shared__ __align__(128) char pages[];
+    return shared_address(pages);
+}
 
 struct Gate { // of a round
     uint32_t flags;

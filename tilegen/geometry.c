@@ -56,9 +56,9 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
     // A chunk ends where a warp's share or a run of it does.
-    int whole = g.unit == 1                                                    ? 1
+    int whole = g.unit == 1                                                       ? 1
                 : g.warp_units > GEOMETRY_RUN && g.warp_units % GEOMETRY_RUN == 0 ? GEOMETRY_RUN
-                                                                               : g.warp_units;
+                                                                                  : g.warp_units;
     if (g.dtype == DTYPE_F32) whole = 1;
     if (fit < whole) fit = whole; // steps.c says that the page is too small
     g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
@@ -77,4 +77,10 @@ int geometry_chunks(const Geometry *g, int outputs) {
     int strips = geometry_strips(g, outputs);
     return g->chunks_of_strip > 1 ? strips * g->chunks_of_strip
                                   : (strips + g->strips_of_chunk - 1) / g->strips_of_chunk;
+}
+
+int geometry_own_bytes(const Attention *attention, bool wide, int heads) {
+    int key = KEY_DIM(attention->qk_dim), positions = 16 + ENGINE_ROWS;
+    int cached = positions * (key + attention->v_dim) * 2, angles = ENGINE_ROWS * attention->rope.rotary * 4;
+    return cached + angles + 16 * 4 + 16 + (heads + 1) / 2 * ENGINE_ROWS * key * 4 * (wide ? 2 : 1);
 }

@@ -64,7 +64,7 @@ static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Qu
     if (normed) {
         float sum = 0, w[8];
 #pragma unroll
-        for (int i = 0; i < 8; i++) sum += x[i] * x[i];
+        for (int i = 0; i < 8; i++) sum = __fmaf_rn(x[i], x[i], sum);
 #pragma unroll
         for (int step = 1; step < Dims::SPAN; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
         const float factor = 1.0f / sqrtf(sum / Dims::QK + eps);
@@ -78,13 +78,11 @@ static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Qu
 #pragma unroll
     for (int i = 0; i < 8; i++) y[i] = __shfl_sync(~0u, x[i], beside);
     if (!rotates) return;
-    const float sign = low ? -1.0f : 1.0f;
 #pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        const float4 c = *reinterpret_cast<const float4 *>(&rope.cosine[row][angle + i]),
-                     s = *reinterpret_cast<const float4 *>(&rope.sine[row][angle + i]);
-        x[i] = x[i] * c.x + sign * (y[i] * s.x), x[i + 1] = x[i + 1] * c.y + sign * (y[i + 1] * s.y);
-        x[i + 2] = x[i + 2] * c.z + sign * (y[i + 2] * s.z), x[i + 3] = x[i + 3] * c.w + sign * (y[i + 3] * s.w);
+    for (int i = 0; i < 8; i++) { // as the cache has it, whatever the compiler would contract where
+        const float by_cosine = __fmul_rn(x[i], rope.cosine[row][angle + i]),
+                    by_sine = __fmul_rn(y[i], rope.sine[row][angle + i]);
+        x[i] = __fadd_rn(by_cosine, low ? -by_sine : by_sine);
     }
 }
 // The weights of a head's norm for dims [d, d + 8): zeros where there is no norm.

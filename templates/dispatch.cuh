@@ -93,6 +93,8 @@ template <class Model> struct Dispatch {
             at.expert = expert, at.rows_of_key = chosen_by;
             at.page = page, at.page_lo = page_lo, at.page_hi = page_hi, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
+            const uint32_t outputs = slot.step.strip_outputs;
+            at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             at.tap = in.tap;
@@ -101,10 +103,12 @@ template <class Model> struct Dispatch {
             if (p->trace) {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
-                trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
+                // One that only has inputs loaded is none of its step's tasks.
+                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16;
+                trace->posted = nanoseconds();
             }
         }
-        barrier_arrive(shared_address(&s->posted[place]));
+        warp_arrive(shared_address(&s->posted[place]));
         who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
     }
 
@@ -132,7 +136,7 @@ template <class Model> struct Dispatch {
         wait_more(f, key);
         if (p->trace && lane_id() == 0)
             pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
-        barrier_arrive(shared_address(&s->ready[number % SLOTS]));
+        warp_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
     // Posts `f`, waits for it, meanwhile fetches `next`.
@@ -169,7 +173,7 @@ template <class Model> struct Dispatch {
             const int key = in.key;
             const uint32_t expert = in.expert, chosen_by = in.chosen_by;
             if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
-            barrier_arrive(shared_address(&s->item_free[place]));
+            warp_arrive(shared_address(&s->item_free[place]));
             taken++;
             if (key < 0) return;
             const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
@@ -206,7 +210,7 @@ template <class Model> struct Dispatch {
             gate = gate_wait(who, round);
             barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
             if (lane_id() == 0) s->gates[round % 2] = gate;
-            barrier_arrive(shared_address(&s->gate_full[round % 2]));
+            warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
             while (now.instance >= 0) {
                 advance(next);
@@ -234,7 +238,7 @@ template <class Model> struct Dispatch {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;
         }
-        barrier_arrive(shared_address(&s->posted[place]));
+        warp_arrive(shared_address(&s->posted[place]));
     }
 };
 #endif

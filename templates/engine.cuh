@@ -78,24 +78,23 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
-    // Arrivals are counted in lanes: each arrives for itself. One that arrives for its warp after __syncwarp would do,
-    // but compute-sanitizer does not follow that, and it is slower.
     if (thread == 0) {
         for (int i = 0; i < MAX_PAGES; i++)
-            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS * 32);
+            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
         for (int i = 0; i < SLOTS; i++) {
-            barrier_init(shared_address(&s.posted[i]), 32), barrier_init(shared_address(&s.ready[i]), 32);
-            barrier_init(shared_address(&s.freed[i]), (COMPUTE_WARPS + FINISHERS) * 32);
+            barrier_init(shared_address(&s.posted[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.ready[i]), ENGINE_ARRIVALS);
+            barrier_init(shared_address(&s.freed[i]), (COMPUTE_WARPS + FINISHERS) * ENGINE_ARRIVALS);
+            barrier_init(shared_address(&s.stored[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
             s.finished[i] = 0;
         }
         for (int i = 0; i < STRIP_SLOTS; i++)
-            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS * 32),
-                barrier_init(shared_address(&s.strip_free[i]), 32);
+            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS * ENGINE_ARRIVALS),
+                barrier_init(shared_address(&s.strip_free[i]), ENGINE_ARRIVALS);
         for (int i = 0; i < 2; i++)
-            barrier_init(shared_address(&s.gate_full[i]), 32), barrier_init(shared_address(&s.gate_free[i]), 32);
+            barrier_init(shared_address(&s.gate_full[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.gate_free[i]), ENGINE_ARRIVALS);
         for (int i = 0; i < ITEM_ROOM; i++)
-            barrier_init(shared_address(&s.item_full[i]), 32), barrier_init(shared_address(&s.item_free[i]), 32);
-        barrier_init(shared_address(&s.group), COMPUTE_WARPS * 32);
+            barrier_init(shared_address(&s.item_full[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.item_free[i]), ENGINE_ARRIVALS);
+        barrier_init(shared_address(&s.group), COMPUTE_WARPS * ENGINE_ARRIVALS);
         s.dying = 0;
         serving.number = serving.entry = 0;
         serving.idle = 1;
@@ -122,7 +121,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
-        Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
+        Finisher f = {&p, &s, 0, 0, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
 }

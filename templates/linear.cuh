@@ -30,7 +30,7 @@ struct Compute {
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
-        barrier_arrive(shared_address(&s->freed[number % SLOTS]));
+        warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
@@ -47,7 +47,7 @@ struct Chunks {
     DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
     DEVICE void release(Compute &c) {
         if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
-        barrier_arrive(shared_address(&c.s->empty[page]));
+        warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
         next++;
@@ -106,20 +106,20 @@ template <bool WIDE> struct Raw {
     }
 };
 
-// A warp's share of a strip's inputs: units [first, first + count) of UNIT quarters each. UNIT is 4, a block, where
-// weights are many; 1 where latency is all there is.
+// A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
+// work on every few chunks. A unit is UNIT quarters: 4, a block, where weights are many; 1 where latency is all there is.
 template <class Model> struct Portion {
-    uint32_t kw, first, count; // kw: which of the warps that share the strip
-    DEVICE Portion(const EngineStep &step, int warp) {
-        const uint32_t all = step.blocks * (4 / Model::UNIT);
-        kw = warp & (step.warps_k - 1), first = kw * step.warp_units;
-        count = first < all ? min(step.warp_units, all - first) : 0;
-    }
+    uint32_t kw, warps_k, run, units; // units: of the strip
+    DEVICE Portion(const EngineStep &step, int warp)
+        : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k), run(step.run), units(step.blocks * (4 / Model::UNIT)) {}
+    // Unit j of the warp's run r; `units` or more: none.
+    DEVICE uint32_t unit(uint32_t r, uint32_t j) const { return j < run ? (r * warps_k + kw) * run + j : units; }
 };
 
-// The inputs of a warp's share, up to HELD units of it at a time.
+// The inputs of a warp's share, HELD / RUN runs of it at a time. While weights stream, a trip to L2 takes microseconds:
+// all inputs are asked for at once, and the norm's weights are in shared memory by then (blocks) or in registers.
 template <class Model> struct Held {
-    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS, BATCH = UNIT == 4 ? 2 : HELD;
+    static constexpr int UNIT = Model::UNIT, RUN = Model::RUN, HELD = Model::HELD_UNITS;
     static constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD][UNIT];
 
@@ -130,49 +130,60 @@ template <class Model> struct Held {
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for units [unit, unit + count), into the inputs' places: on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, uint32_t unit, uint32_t count, uint32_t k) {
-        const uint32_t at = unit * UNIT / 4 * BLOCK_K + 32 * (lane_id() & 3);
-        const char *from = pointer<const char>(weights) + at * 2;
+    // The norm's weights for the warp's runs from r0 on, on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, const Portion<Model> &share, uint32_t r0, uint32_t k) {
+        const uint16_t *from = pointer<const uint16_t>(weights);
+        if constexpr (UNIT == 4) { // 16 lanes a block
+#pragma unroll
+            for (int n = 0; n < (HELD * 16 + 31) / 32; n++) {
+                const uint32_t q = n * 32 + lane_id(), i = q / 16, piece = q % 16 * 8;
+                const uint32_t at = share.unit(r0 + i / RUN, i % RUN) * BLOCK_K + piece;
+                if (i < HELD && at < k) *reinterpret_cast<Quad *>(room + i * BLOCK_K + piece) = global_quad(from + at);
+            }
+            __syncwarp();
+        } else {
+#pragma unroll
+            for (int i = 0; i < HELD; i++) {
+                const uint32_t n = share.unit(r0 + i, 0), at = n / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (n & 3);
+                Quad q = {0, 0, 0, 0};
+                if (n < share.units && at < k) q = global_quad(from + at);
+                x[i][0].x[0] = q.x, x[i][0].x[1] = q.y, x[i][0].x[2] = q.z, x[i][0].x[3] = q.w;
+            }
+        }
+    }
+    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
+    // sum of their squares.
+    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, const Portion<Model> &share,
+                     uint32_t r0, uint32_t rows, bool normed, float &squares) {
+        const uint32_t t = lane_id() & 3;
+        const bool mine = rows >> (lane_id() >> 2) & 1;
+        Raw<WIDE> raw[HELD][UNIT];
+        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
+            uint32_t k = n * UNIT / 4 * BLOCK_K;
+            const bool wanted = n < opaque(share.units) && mine;
+            const uint32_t at = k + 32 * t + 8 * quarter;
+            uint64_t row = in;
+            if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+            row += (uint64_t)k * Activations<WIDE>::BYTES + quarter * (WIDE ? 128 : 64);
+#pragma unroll
+            for (int u = 0; u < UNIT; u++)
+                raw[i][u].load(pointer<const char>(row), u, wanted && (!Model::RAGGED || at + 8 * u < opaque(step.k)));
+        }
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) {
-                const int n = i * UNIT + u + (UNIT == 1 ? unit & 3 : 0), ahead = n / 4 * BLOCK_K + n % 4 * 8;
-                Quad q = {0, 0, 0, 0};
-                if (i < opaque(count) && at + ahead < k) q = global_quad(from + ahead * 2);
-                x[i][u].x[0] = q.x, x[i][u].x[1] = q.y, x[i][u].x[2] = q.z, x[i][u].x[3] = q.w;
+                Quad w = {0, 0, 0, 0};
+                if constexpr (UNIT == 4) {
+                    if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
+                } else
+                    w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
+                if (normed) squares += raw[i][u].squares();
+                x[i][u] = raw[i][u].operands(normed, w);
             }
-    }
-    // Their inputs, times what load_norm left where `normed`; adds the sum of their squares.
-    DEVICE void load(uint64_t in, const EngineStep &step, uint32_t unit, uint32_t count, bool normed, float &squares) {
-        const uint32_t t = lane_id() & 3;
-        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
-#pragma unroll
-        for (int first = 0; first < HELD; first += BATCH) {
-            Raw<WIDE> raw[BATCH][UNIT];
-#pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++) {
-                const uint32_t n = unit + first + i;
-                uint32_t k = n * UNIT / 4 * BLOCK_K;
-                const bool wanted = first + i < opaque(count);
-                const uint32_t at = k + 32 * t, u0 = UNIT == 1 ? n & 3 : 0;
-                uint64_t row = in;
-                if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-                row += (uint64_t)k * Activations<WIDE>::BYTES + u0 * (WIDE ? 128 : 64);
-#pragma unroll
-                for (int u = 0; u < UNIT; u++)
-                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * (u0 + u) < opaque(step.k));
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++)
-#pragma unroll
-                for (int u = 0; u < UNIT; u++) {
-                    Inputs<WIDE> &to = x[first + i][u];
-                    if (normed) squares += raw[i][u].squares();
-                    to = raw[i][u].operands(normed, Quad{to.x[0], to.x[1], to.x[2], to.x[3]});
-                }
-        }
     }
     // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
     // fetched anew costs more than it computes. A move a register and candidate.
@@ -192,58 +203,40 @@ template <class Model> struct Held {
 };
 
 // Where the strip at hand lies in a task's weights: its first chunk, and its place there where chunks have several.
-// Divides once, before the inputs are there.
+// Nothing here divides: that is on the way of everything.
 struct Cursor {
     uint32_t chunk, place;
-    DEVICE void begin(const EngineStep &step, uint32_t strip) {
-        place = 0, chunk = strip * step.chunks_of_strip;
-        if (step.chunks_of_strip > 1) return;
-        chunk = strip / step.strips_of_chunk;
-        place = strip - chunk * step.strips_of_chunk;
-    }
-    DEVICE void advance(const EngineStep &step, uint32_t lanes) { // `lanes` strips on
+    DEVICE void begin() { chunk = place = 0; }
+    DEVICE void advance(const EngineStep &step, uint32_t strips) { // `strips` on
         if (step.chunks_of_strip > 1)
-            chunk += lanes * step.chunks_of_strip;
+            chunk += strips * step.chunks_of_strip;
         else
-            for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+            for (place += strips; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
     }
 };
 
-// Products of `count` units of the strip from unit `unit` on, RUN of them at a time, which lie in one chunk
-// (geometry.h).
+// Products of the warp's runs [r0, r0 + runs) of a strip. A run lies in one chunk (geometry.h).
 template <class Weight, class Model>
-static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t unit, uint32_t count,
-                                  const Held<Model> &in, float (&sum)[2][4]) {
-    constexpr int UNIT = Model::UNIT, RUN = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
+static DEVICE void multiply_runs(Compute &c, Chunks &chunks, const Cursor &cursor, const Portion<Model> &share,
+                                 uint32_t r0, uint32_t runs, const Held<Model> &in, float (&sum)[2][4]) {
+    constexpr int UNIT = Model::UNIT, STEP = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
     const EngineStep &step = c.slot().step;
     const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
-    uint32_t chunk = cursor.chunk, block = unit * UNIT / 4;
+    uint32_t chunk = cursor.chunk, before = 0; // before: blocks of the strip before the chunk
 #pragma unroll 1
-    for (uint32_t i = 0; i < count; i += RUN) {
-        while (block >= room) block -= room, chunk++;
-        const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
+    for (uint32_t i = 0; i < runs * Model::RUN; i += STEP) {
+        const uint32_t unit = share.unit(r0 + i / Model::RUN, i % Model::RUN), block = unit * UNIT / 4;
+        if (unit >= share.units) continue;
+        while (block - before >= room) before += room, chunk++;
+        const uint32_t at = chunks.seek(c, chunk) + offset + (block - before) * Weight::BYTES;
 #pragma unroll
-        for (int j = 0; j < RUN; j++) {
+        for (int j = 0; j < STEP; j++) {
             Inputs<Model::WIDE> x[UNIT];
-            in.choose<RUN>(opaque(i), j, x);
-            if (j == 0 || i + j < opaque(count))
-                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, (unit + i) & 3, x);
+            in.choose<STEP>(opaque(i), j, x);
+            if (j == 0 || (j < opaque(share.run) && unit + j < opaque(share.units)))
+                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, unit & 3, x);
         }
-        block = UNIT == 4 ? block + RUN : block + (((unit + i) & 3) == 3);
     }
-}
-
-// The last of the compute warps to be done with a task that has no finishers signals.
-static DEVICE void signal_direct(Compute &c) {
-    const Instruction &at = c.slot().at;
-    uint32_t before = 0;
-    __syncwarp();
-    if (lane_id() == 0) before = shared_add(shared_address(&c.s->finished[c.number % SLOTS]), 1);
-    before = __shfl_sync(~0u, before, 0);
-    if (before != COMPUTE_WARPS - 1) return;
-    if (lane_id() == 0) c.s->finished[c.number % SLOTS] = 0;
-    trace_end(*c.p, c.number);
-    signal_all(*c.p, *c.s, at, at.rows_of_key);
 }
 
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
@@ -262,7 +255,7 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
 // Runs the instruction at hand and the linear ones after it. Inputs are kept from one to the next where they are the
 // same. What does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
-    constexpr uint32_t HELD = Model::HELD_UNITS;
+    constexpr uint32_t HELD = Model::HELD_UNITS / Model::RUN; // runs
     uint32_t have = ~0u; // whose inputs are held
     float squares = 0;
     Held<Model> in;
@@ -272,51 +265,61 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
         const Portion<Model> share(step, c.warp);
-        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
-                       lane_strip = c.warp / step.warps_k, lanes = COMPUTE_WARPS / step.warps_k;
+        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_runs <= HELD;
+        const uint32_t strips = at.strips, op = step.op, shift = log2_of(step.warps_k), lane_strip = c.warp >> shift,
+                       lanes = COMPUTE_WARPS >> shift;
+        const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
+        uint16_t *room = c.s->norm[c.warp];
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Chunks chunks;
         Cursor cursor;
         chunks.begin(c);
-        cursor.begin(step, lane_strip);
+        cursor.begin();
+        cursor.advance(step, lane_strip);
         bool ready = held && at.input == have;
         if (ready) {
             c.wait_ready();
             if (normed && (lane_id() & 3) == 0) *shares = squares;
         } else
             squares = 0;
-        for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
+        for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
             float sum[2][4] = {}; // two chains of products
-            if (strip != lane_strip) cursor.advance(step, lanes);
-            for (uint32_t base = 0; base < share.count; base += HELD) {
-                const uint32_t unit = share.first + base, count = min(share.count - base, HELD);
+            for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], unit, count, step.k);
-                    if (!ready) { // the weights are ahead
-                        chunks.seek(c, cursor.chunk + unit * Model::UNIT / 4 / step.chunk_blocks);
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], room, share, r0, step.k);
+                    if (!ready) {
+                        if (strip < strips && share.unit(0, 0) < share.units) { // the weights are ahead
+                            uint32_t chunk = cursor.chunk, block = share.unit(0, 0) * Model::UNIT / 4;
+                            while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
+                            chunks.seek(c, chunk);
+                        }
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, unit, count,
-                            normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, room, share,
+                            r0, rows, normed, more);
                     have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == lane_strip && base + HELD >= share.count) {
+                    if (normed && strip == lane_strip && r0 + HELD >= step.warp_runs) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
                 }
+                if (strip >= strips) break;
+                const uint32_t runs = min(step.warp_runs - r0, HELD);
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_units<WeightBf16, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_units<WeightFp8, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, share, r0, runs, in, sum);
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_units<WeightF32, Model>(c, chunks, cursor, unit, count, in, sum);
+                    multiply_runs<WeightF32, Model>(c, chunks, cursor, share, r0, runs, in, sum);
             }
+            if (!ready) c.wait_ready(), ready = true;
+            if (strip >= strips) break;
+            cursor.advance(step, lanes);
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
                 continue;
@@ -326,12 +329,11 @@ template <class Model> static DEVICE void linear(Compute &c) {
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
+            warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
         }
-        if (!ready) c.wait_ready();
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct)
-            signal_direct(c);
+            warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         else
             c.strips += strips;
         c.leave();

@@ -2,6 +2,11 @@
 #ifndef TILEGEN_PTX_CUH
 #define TILEGEN_PTX_CUH
 #include "abi.h"
+// Lanes of a warp that arrive at a barrier of shared memory: all, which compute-sanitizer follows, or one for all. A
+// kernel of many weights says 1 (emit.c): there the arrivals of all lanes take as long as the products.
+#ifndef ENGINE_ARRIVALS
+#define ENGINE_ARRIVALS 32
+#endif
 #define DEVICE __device__ __forceinline__
 
 struct alignas(16) Quad {
@@ -27,10 +32,12 @@ DEVICE int warp_id() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x >> 5
 DEVICE void barrier_init(uint32_t at, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
 }
-DEVICE void barrier_arrive(uint32_t at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-DEVICE void barrier_arrive_many(uint32_t at, uint32_t count) {
+// A whole warp arrives, `count` times a thread, after what all of its lanes have done.
+DEVICE void warp_arrive(uint32_t at, uint32_t count = 1) {
+    if (ENGINE_ARRIVALS == 1) {
+        __syncwarp();
+        if ((threadIdx.x & 31) != 0) return;
+    }
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(count) : "memory");
 }
 DEVICE void barrier_expect(uint32_t at, uint32_t bytes) {

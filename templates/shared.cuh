@@ -13,11 +13,13 @@ enum {
     COMPUTE_WARPS = 8,
     FINISHERS = 4,
     SLOTS = 4,
-    STRIP_SLOTS = 8,
+    STRIP_SLOTS = 4, // a multiple of FINISHERS: then a place belongs to one of them
+    NORM_ROOM = 768, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
+    POOL_KEYS = 64,
     SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,
@@ -32,6 +34,7 @@ struct Instruction {
     int lo, hi, part, key;              // key: -1 outside pools
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, page_lo, page_hi, chunks;
+    uint32_t strips; // of packed weights
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows;                    // of the round
@@ -46,6 +49,9 @@ struct Slot {
     EngineStep step;
     Instruction at;
 };
+
+// Of a power of two.
+static DEVICE uint32_t log2_of(uint32_t n) { return 31 - __clz(n); }
 
 struct Gate { // of a round
     uint32_t flags;
@@ -70,6 +76,7 @@ struct Shared {
     EngineTables tables; // here, since everybody needs its offsets all the time
     uint64_t full[MAX_PAGES], empty[MAX_PAGES];
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
+    uint64_t stored[SLOTS]; // all compute warps have stored what they compute of a direct task
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
     uint64_t group;
     uint64_t gate_full[2], gate_free[2], item_full[ITEM_ROOM], item_free[ITEM_ROOM];
@@ -80,6 +87,7 @@ struct Shared {
     Gate gates[2];                     // of rounds by their parity, from dispatch to the loader
     Item items[ITEM_ROOM];             // from the loader to dispatch
     EngineEntry templates[POOL_STEPS]; // the loader's, of the pool at hand
+    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
@@ -87,10 +95,11 @@ struct Shared {
     alignas(16) float2 ends[COMPUTE_WARPS][16];                   // attention: maximum and sum of each warp's queries
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
+    uint16_t norm[COMPUTE_WARPS][NORM_ROOM];                // behind partial: scratch goes over both
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
 static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
-enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 }; // of partial, for ops that are not linear
+enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 + COMPUTE_WARPS * NORM_ROOM * 2 }; // for ops that are not linear
 
 // Who waits, for the report; kept in shared memory, since it is written often and read once at most.
 struct Waiter {
@@ -171,7 +180,7 @@ DEVICE void report_role(const Waiter &w) {
 struct Group {
     uint32_t parity;
     DEVICE void sync(const Waiter &w, Shared &s) {
-        barrier_arrive(shared_address(&s.group));
+        warp_arrive(shared_address(&s.group));
         barrier_wait(w, s.group, parity);
         parity ^= 1;
     }
@@ -188,24 +197,30 @@ DEVICE void trace_end(const EngineParams &p, uint32_t number) {
 }
 
 // The signals of a task, by one warp, after all of the task's writes are ordered before this call. `rows`: of the key.
+// What goes to all ranks goes to each by a lane of its own: a release waits for all writes, and they wait together.
 DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction &at, uint32_t rows_of_key) {
-    uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
-    for (uint32_t i = lane_id(); i < at.signal_count; i += 32) {
-        const EngineSignal signal =
-            i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
-        const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
+    for (uint32_t base = 0; base < at.signal_count; base += 32) {
+        const uint32_t i = base + lane_id();
+        EngineSignal signal = {0, 0};
+        if (i < at.signal_count)
+            signal =
+                i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
         uint32_t group = signal.group & GROUP_MASK;
         if (signal.group & GROUP_KEY) group += at.key;
-        for (uint32_t row = 0; rows >> row; row++) {
-            if (!(rows >> row & 1)) continue;
-            if (signal.group & GROUP_ALL_RANKS) {
-                for (int rank = 0; rank < ENGINE_RANKS; rank++)
-                    if (p.peers[rank])
-                        add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) +
-                                               (group + row) * COUNTER_STRIDE,
-                                           signal.amount);
-            } else
-                add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
+        const bool far = signal.group & GROUP_ALL_RANKS;
+        if (signal.amount && !far) {
+            const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
+            uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
+            for (uint32_t row = 0; rows >> row; row++)
+                if (rows >> row & 1) add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
+        }
+        for (uint32_t left = __ballot_sync(~0u, far); left; left &= left - 1) {
+            const int from = __ffs(left) - 1;
+            const uint32_t its_group = __shfl_sync(~0u, group, from), amount = __shfl_sync(~0u, signal.amount, from);
+            if (lane_id() < ENGINE_RANKS && p.peers[lane_id()])
+                add_release_system(pointer<uint32_t>(p.peers[lane_id()] + s.tables.counter_at) +
+                                       its_group * COUNTER_STRIDE,
+                                   amount);
         }
     }
 }

@@ -92,7 +92,8 @@ struct WeightMxfp4 {
     }
 };
 
-// A float's 24 bits are three bf16's, exactly: three products, nothing lost.
+// A float's 24 bits are three bf16's, exactly: three products, nothing lost. Where inputs are bf16 two are enough: what
+// is left over is 2^-16 of the weight.
 struct WeightF32 {
     enum { BYTES = F32_BLOCK, MOST_RUN = 1 }; // much code
     static DEVICE void split(uint32_t a, uint32_t b, uint32_t (&part)[3]) {
@@ -105,7 +106,8 @@ struct WeightF32 {
     }
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        float part[3][4] = {};
+        constexpr int PARTS = WIDE ? 3 : 2;
+        float part[PARTS][2][4] = {};
         at += (UNIT == 1 ? first : 0) * 2048 + lane_id() * 16;
 #pragma unroll 1
         for (int u = 0; u < UNIT; u++) { // one quarter's code for all
@@ -120,13 +122,18 @@ struct WeightF32 {
                 uint32_t a01[3], a23[3], b01[3], b23[3];
                 split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
 #pragma unroll
-                for (int i = 0; i < 3; i++)
-                    product<WIDE>(part[i], part[i], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
+                for (int i = 0; i < PARTS; i++)
+                    product<WIDE>(part[i][s], part[i][s], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
             }
             at += 2048;
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum[0][i] += (part[2][i] + part[1][i]) + part[0][i];
+        for (int i = 0; i < 4; i++) {
+            float all = 0;
+#pragma unroll
+            for (int n = PARTS - 1; n >= 0; n--) all += part[n][0][i] + part[n][1][i];
+            sum[0][i] += all;
+        }
     }
 };
 #endif

@@ -23,14 +23,15 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     bool uses[4] = {false};
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
-    bool wide = c->sched->activations == DTYPE_F32, direct = false;
-    uint32_t held = 1, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
+    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false;
+    uint32_t run = (uint32_t)geometry_run(c->plan), held = run, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
         if (s->op > RUN_LINEAR_F32) continue;
         uses[s->op] = true;
         direct |= s->direct;
-        if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_units > held) held = s->warp_units;
+        ragged |= s->k % BLOCK_K != 0;
+        if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
     text_printf(t, "struct Model {\n");
     number(t, "HIDDEN", m->hidden);
@@ -45,6 +46,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     flag(t, "WIDE", wide);
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
+    flag(t, "RAGGED", ragged);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));
@@ -56,9 +58,8 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PAGE_BYTES", prog->page_bytes);
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
-    if (held > most) held = most;
-    number(t, "HELD_UNITS", held);
-    number(t, "RUN", wide ? 1 : held < GEOMETRY_RUN ? held : GEOMETRY_RUN);
+    number(t, "HELD_UNITS", held < most ? held : most);
+    number(t, "RUN", run);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
@@ -90,10 +91,10 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t,
-                "// %s on %s, %d rank%s of %d workers: written by tilegen.\n#include \"engine.cuh\"\n"
-                "#include \"bench.cuh\"\n\n",
-                c->model->name, c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers);
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s", c->model->name, c->job.sku->name,
+                prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
+                c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n");
+    text_printf(&t, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n\n");
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
         text_printf(&t, "    // %s\n", prog->bodies[b].name);

@@ -39,6 +39,11 @@ static bool inputs(const Plan *plan, OpId op, LayerAttention kind, Dtype *dtype,
     return true;
 }
 
+int geometry_run(const Plan *plan) {
+    int units = (plan->model->hidden + BLOCK_K - 1) / BLOCK_K, share = (units + COMPUTE_WARPS - 1) / COMPUTE_WARPS;
+    return plan->sched->activations == DTYPE_F32 ? 1 : share % 3 == 0 ? 3 : share > 1 ? 2 : 1;
+}
+
 bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out) {
     Geometry g = {.strip_outputs = STRIP_ROWS};
     bool two;
@@ -55,11 +60,8 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     g.direct = op == OP_EXPERTS_DOWN && g.warps_k == 1;
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
-    // A chunk ends where a warp's share or a run of it does.
-    int whole = g.unit == 1                                                       ? 1
-                : g.warp_units > GEOMETRY_RUN && g.warp_units % GEOMETRY_RUN == 0 ? GEOMETRY_RUN
-                                                                                  : g.warp_units;
-    if (g.dtype == DTYPE_F32) whole = 1;
+    g.run = g.warp_units < geometry_run(plan) ? g.warp_units : geometry_run(plan);
+    int whole = g.unit == 1 || g.dtype == DTYPE_F32 ? 1 : g.run; // chunks are made of runs
     if (fit < whole) fit = whole; // steps.c says that the page is too small
     g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;

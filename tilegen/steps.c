@@ -102,7 +102,8 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->finish = finish;
     s->slot = slot, s->norm_slot = norm;
     s->k = (uint32_t)g.k, s->blocks = (uint32_t)g.blocks;
-    s->warps_k = (uint32_t)g.warps_k, s->warp_units = (uint32_t)g.warp_units;
+    s->warps_k = (uint32_t)g.warps_k, s->run = (uint32_t)g.run;
+    s->warp_runs = (uint32_t)((g.warp_units + g.run - 1) / g.run);
     s->direct = g.direct;
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip,
     s->strips_of_chunk = (uint32_t)g.strips_of_chunk;

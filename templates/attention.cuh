@@ -3,8 +3,8 @@
 // to part n mod split, and its pieces go round the warps that share the queries. Whatever the rows of the round are, a
 // row's arithmetic is the same: pieces that it does not see change nothing.
 //
-// While weights stream, a trip to L2 costs more than all arithmetic here. So whatever does not depend on the round's q, k
-// and v is on its way before these are there: each warp's first piece of the cache, and the cached rows of the piece
+// While weights stream, a trip to L2 costs more than all arithmetic here. So whatever does not depend on the round's q,
+// k and v is on its way before these are there: each warp's first piece of the cache, and the cached rows of the piece
 // that the round begins in. Then one trip brings q, k and v.
 //
 // Softmax in base 2 with a whole number as the running maximum: every rescaling is exact, and a probability is rounded
@@ -15,9 +15,10 @@
 #define TILEGEN_ATTENTION_CUH
 #include "linear.cuh"
 
-// Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first).
-template <int QK_DIM, int V_DIM, int ROTARY_DIM, bool WIDE_ROWS> struct HeadDims {
+// Of the heads that a kernel has: dims of q and k, of v, and how many rotate (of the first); query heads of a task.
+template <int QK_DIM, int V_DIM, int ROTARY_DIM, int TASK_HEADS, bool WIDE_ROWS> struct HeadDims {
     static constexpr int QK = QK_DIM, V = V_DIM, ROTARY = ROTARY_DIM, KEY = KEY_DIM(QK_DIM);
+    static constexpr int PAIRS = (TASK_HEADS + 1) / 2;
     static constexpr int TERMS = WIDE_ROWS ? 2 : 1; // bf16 terms of a query and of a probability
     using Act = Activations<WIDE_ROWS>;             // of the rows of q, k, v and of the output
     static DEVICE float scale() { return 1.0f / sqrtf((float)QK); }
@@ -51,8 +52,8 @@ static DEVICE void unpack(const Quad &q, float (&v)[8]) {
     for (int i = 0; i < 4; i++) v[2 * i] = bf16_low(w[i]), v[2 * i + 1] = bf16_high(w[i]);
 }
 
-// Dims [d, d + 8) of row `row` of a q or k head after norm and RoPE, by all lanes: d = 8 (lane mod SPAN), other dims are
-// beside it. `norm`: the norm's weights of these dims, where `normed`. The rotated dims come in multiples of 16.
+// Dims [d, d + 8) of row `row` of a q or k head after norm and RoPE, by all lanes: d = 8 (lane mod SPAN), other dims
+// are beside it. `norm`: the norm's weights of these dims, where `normed`. The rotated dims come in multiples of 16.
 template <class Dims>
 static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Quad &norm, float eps, int row, int d,
                                float (&x)[8]) {
@@ -63,7 +64,7 @@ static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Qu
     if (normed) {
         float sum = 0, w[8];
 #pragma unroll
-        for (int i = 0; i < 8; i++) sum += x[i] * x[i];
+        for (int i = 0; i < 8; i++) sum = __fmaf_rn(x[i], x[i], sum);
 #pragma unroll
         for (int step = 1; step < Dims::SPAN; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
         const float factor = 1.0f / sqrtf(sum / Dims::QK + eps);
@@ -77,13 +78,11 @@ static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Qu
 #pragma unroll
     for (int i = 0; i < 8; i++) y[i] = __shfl_sync(~0u, x[i], beside);
     if (!rotates) return;
-    const float sign = low ? -1.0f : 1.0f;
 #pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        const float4 c = *reinterpret_cast<const float4 *>(&rope.cosine[row][angle + i]),
-                     s = *reinterpret_cast<const float4 *>(&rope.sine[row][angle + i]);
-        x[i] = x[i] * c.x + sign * (y[i] * s.x), x[i + 1] = x[i + 1] * c.y + sign * (y[i + 1] * s.y);
-        x[i + 2] = x[i + 2] * c.z + sign * (y[i + 2] * s.z), x[i + 3] = x[i + 3] * c.w + sign * (y[i + 3] * s.w);
+    for (int i = 0; i < 8; i++) { // as the cache has it, whatever the compiler would contract where
+        const float by_cosine = __fmul_rn(x[i], rope.cosine[row][angle + i]),
+                    by_sine = __fmul_rn(y[i], rope.sine[row][angle + i]);
+        x[i] = __fadd_rn(by_cosine, low ? -by_sine : by_sine);
     }
 }
 // The weights of a head's norm for dims [d, d + 8): zeros where there is no norm.
@@ -128,11 +127,11 @@ template <class Dims> struct Own {
     RopeRows<Dims> rope;
     float sink[16]; // of the heads
     int kv;
-    // [pairs of heads]: pairs of dims as the products take them, see place_query.
-    uint32_t query[1][Dims::TERMS][ENGINE_ROWS * Dims::KEY];
+    // Pairs of dims as the products take them, see place_query.
+    uint32_t query[Dims::PAIRS][Dims::TERMS][ENGINE_ROWS * Dims::KEY];
 };
-// Where the pair of dims d, d + 1 of a row of a pair's head h lies: a lane's operand of one product is 16 bytes, of rows
-// g of both heads. Two rows that are read side by side are in different banks.
+// Where the pair of dims d, d + 1 of a row of a pair's head h lies: a lane's operand of one product is 16 bytes, of
+// rows g of both heads. Two rows that are read side by side are in different banks.
 template <class Dims> static DEVICE int place_query(int row, int d, int h) {
     return row * Dims::KEY + d / 8 * 8 + (d / 4 % 2 ^ row % 2) * 4 + d / 2 % 2 * 2 + h;
 }
@@ -252,7 +251,8 @@ static DEVICE void own_rows(Compute &c, const Slot &slot, const Columns &column,
                     const Quad w = term ? pack8_rest(v, q) : q;
                     uint32_t *to = own.query[head / 2][term];
                     to[place_query<Dims>(row, d, head & 1)] = w.x, to[place_query<Dims>(row, d + 2, head & 1)] = w.y;
-                    to[place_query<Dims>(row, d + 4, head & 1)] = w.z, to[place_query<Dims>(row, d + 6, head & 1)] = w.w;
+                    to[place_query<Dims>(row, d + 4, head & 1)] = w.z,
+                                                            to[place_query<Dims>(row, d + 6, head & 1)] = w.w;
                 }
         }
     }
@@ -281,8 +281,9 @@ template <class Dims> struct Piece {
     DEVICE void load_keys(const Slot &slot, int kv, int base) {
         const EngineLayer &layer = slot.layer;
         const int g = lane_id() >> 2, t = lane_id() & 3, at = 4 * (g >> 1) + (g & 1);
-        const char *from = pointer<const char>(layer.k) +
-                           (((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY + 8 * t) * 2;
+        const char *from =
+            pointer<const char>(layer.k) +
+            (((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY + 8 * t) * 2;
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
@@ -332,8 +333,7 @@ template <class Dims> struct Queries {
     DEVICE void begin(const Own<Dims> &own, int pair) {
         const int g = lane_id() >> 2, t = lane_id() & 3;
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            at[i] = shared_address(&own.query[pair][0][place_query<Dims>(g, 8 * t + 4 * i, 0)]);
+        for (int i = 0; i < 2; i++) at[i] = shared_address(&own.query[pair][0][place_query<Dims>(g, 8 * t + 4 * i, 0)]);
         if constexpr (HELD) {
 #pragma unroll
             for (int term = 0; term < Dims::TERMS; term++)
@@ -369,8 +369,7 @@ template <class Dims> struct Fold {
     DEVICE void weigh(const Slot &slot, int base, Running<Dims> &r) {
         // Both of a lane's queries are row g of the round, of two heads.
         const int start = slot.at.start, g = lane_id() >> 2, t = lane_id() & 3, last = start + slot.at.rows - 1,
-                  mine = base + 4 * t, row = start + g,
-                  from = slot.step.window ? row - (int)slot.step.window + 1 : 0,
+                  mine = base + 4 * t, row = start + g, from = slot.step.window ? row - (int)slot.step.window + 1 : 0,
                   to = slot.step.causal && row < last ? row : last;
         float top[2] = {NO_SCORE, NO_SCORE};
 #pragma unroll
@@ -459,14 +458,15 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     const Instruction &at = slot.at;
     char *room = reinterpret_cast<char *>(c.s->partial);
     Own<Dims> &own = *reinterpret_cast<Own<Dims> *>(room);
+    static_assert(sizeof(Own<Dims>) <= SCRATCH_BYTES, "geometry_own_bytes");
     // What follows from the slot is found anew where it is needed: registers are for keys, values and sums.
     auto share = [&] { return Share(at, c.warp); };
     auto own_from = [&] { return at.start & -PIECE; };
     auto base_of = [&](int piece) {
         return ((piece >> 2) * (int)step.split + (step.split > 1 ? (int)at.part : 0)) * KEY_CHUNK + (piece & 3) * PIECE;
     };
-    // Piece `piece` of this warp: the part's chunks, four pieces each, dealt round the key lanes. Pieces before the window are
-    // seen by no row; a layer with a window is not split.
+    // Piece `piece` of this warp: the part's chunks, four pieces each, dealt round the key lanes. Pieces before the
+    // window are seen by no row; a layer with a window is not split.
     int piece = step.window && at.start > (int)step.window ? (at.start - (int)step.window + 1) / PIECE : 0;
     piece += (share().key_lane() - piece) & (share().key_lanes() - 1);
 
@@ -580,8 +580,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 }
             if (head >= at.hi) continue;
             if (split > 1) {
-                float2 *to = reinterpret_cast<float2 *>(
-                    part_at<Dims>(c.p->slab + step.out, split, head, part, row) + 2 + d);
+                float2 *to =
+                    reinterpret_cast<float2 *>(part_at<Dims>(c.p->slab + step.out, split, head, part, row) + 2 + d);
                 to[0] = make_float2(sum.x, sum.y), to[1] = make_float2(sum.z, sum.w);
             } else if (row < at.rows)
                 Dims::Act::store4_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row),
@@ -611,7 +611,8 @@ template <class Model> static DEVICE void join_parts(Compute &c) {
 #pragma unroll
         for (int i = 0; i < (SPLIT + 31) / 32; i++) { // a part a lane
             end[i] = make_float2(NO_SCORE, 0);
-            if (lane + 32 * i < SPLIT) end[i] = __ldcg(reinterpret_cast<const float2 *>(first + (lane + 32 * i) * PITCH));
+            if (lane + 32 * i < SPLIT)
+                end[i] = __ldcg(reinterpret_cast<const float2 *>(first + (lane + 32 * i) * PITCH));
         }
 #pragma unroll
         for (int e = 0; e < EACH; e++) out[e] = make_float2(0, 0);
@@ -691,11 +692,11 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
             *reinterpret_cast<Quad *>(pointer<char>(layer.k) +
                                       (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = pack8(x);
         if (has_value) {
-            uint16_t *to = pointer<uint16_t>(layer.v) +
-                           (((uint64_t)head * (layer.capacity / KEY_CHUNK) + value_place / KEY_CHUNK) * Dims::V +
-                            value_d) *
-                               KEY_CHUNK +
-                           value_place % KEY_CHUNK;
+            uint16_t *to =
+                pointer<uint16_t>(layer.v) +
+                (((uint64_t)head * (layer.capacity / KEY_CHUNK) + value_place / KEY_CHUNK) * Dims::V + value_d) *
+                    KEY_CHUNK +
+                value_place % KEY_CHUNK;
             value.get(v);
 #pragma unroll
             for (int i = 0; i < 8; i++) to[i * KEY_CHUNK] = bf16_round(v[i] * step.value_scale);

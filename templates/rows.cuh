@@ -182,7 +182,7 @@ template <class Model> struct Draw {
     }
 };
 
-// draft_pick: all slots but the anchor's. sample: the rows of the tile. One after the other, by all warps.
+// draft_pick and sample: the rows of the tile, one after the other, by all warps. Slot 0 of a draft is the anchor.
 template <class Model> static DEVICE void choose(Compute &c) {
     c.drain();
     const Slot &slot = c.slot();
@@ -194,7 +194,7 @@ template <class Model> static DEVICE void choose(Compute &c) {
     const float temperature = draft ? 0 : __ldcg(&state->temperature);
     c.wait_ready();
 #pragma unroll 1
-    for (int row = draft ? 1 : at.lo; row < (draft ? ENGINE_ROWS : at.hi) && row < at.rows; row++) {
+    for (int row = draft ? max(at.lo, 1) : at.lo; row < at.hi && row < at.rows; row++) {
         int id;
         if (temperature > 0) {
             Draw<Model> draw = {c, pointer<const float>(c.p->slab + step.in), row, temperature, 0};

@@ -41,7 +41,8 @@ struct Instruction {
     uint32_t skip;                      // do nothing but signal
     uint32_t tap;                       // 1 + drafter's tap, or 0
     uint32_t round;
-    uint32_t input; // equal, for instructions that follow each other, where they read the same inputs with the same norm
+    uint32_t
+        input; // equal, for instructions that follow each other, where they read the same inputs with the same norm
 };
 struct Slot {
     EngineLayer layer;
@@ -96,7 +97,7 @@ struct Shared {
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
-    alignas(16) float2 ends[COMPUTE_WARPS][16]; // attention: maximum and sum of each warp's queries
+    alignas(16) float2 ends[COMPUTE_WARPS][16];                   // attention: maximum and sum of each warp's queries
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
     uint16_t norm[COMPUTE_WARPS][NORM_ROOM];                // behind partial: scratch goes over both

@@ -63,10 +63,12 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
-    text_printf(t, "    using Target = HeadDims<%d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim,
-                target->rope.rotary);
-    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim,
-                drafter->rope.rotary);
+    int heads = c->plan->ops[OP_ATTENTION].tile,
+        draft_heads = m->has_drafter ? c->plan->ops[OP_DRAFT_ATTENTION].tile : heads;
+    text_printf(t, "    using Target = HeadDims<%d, %d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim,
+                target->rope.rotary, heads);
+    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim,
+                drafter->rope.rotary, draft_heads);
     text_printf(t, "    static DEVICE const EngineStep &step(uint32_t i) { return engine_steps[i]; }\n};\n");
 }
 

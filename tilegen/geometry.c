@@ -80,3 +80,9 @@ int geometry_chunks(const Geometry *g, int outputs) {
     return g->chunks_of_strip > 1 ? strips * g->chunks_of_strip
                                   : (strips + g->strips_of_chunk - 1) / g->strips_of_chunk;
 }
+
+int geometry_own_bytes(const Attention *attention, bool wide, int heads) {
+    int key = KEY_DIM(attention->qk_dim), positions = 16 + ENGINE_ROWS;
+    int cached = positions * (key + attention->v_dim) * 2, angles = ENGINE_ROWS * attention->rope.rotary * 4;
+    return cached + angles + 16 * 4 + 16 + (heads + 1) / 2 * ENGINE_ROWS * key * 4 * (wide ? 2 : 1);
+}

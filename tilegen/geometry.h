@@ -23,6 +23,10 @@ typedef struct Geometry {
 int geometry_run(const Plan *plan);
 // False for ops without weights.
 bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out);
+// Bytes of shared memory that an attention task of `heads` query heads keeps its own rows in (Own of attention.cuh),
+// and what there is.
+int geometry_own_bytes(const Attention *attention, bool wide, int heads);
+enum { GEOMETRY_OWN_ROOM = 32768 };
 // Pages that a task of `outputs` outputs goes through.
 int geometry_chunks(const Geometry *g, int outputs);
 int geometry_strips(const Geometry *g, int outputs);

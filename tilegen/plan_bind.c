@@ -77,7 +77,7 @@ static int common_outputs(const Plan *plan, OpId op) {
 // On a GPU whole strips of packed weights, or all outputs.
 static int default_tile(const Plan *plan, OpId op) {
     int outputs = common_outputs(plan, op), least = (outputs + plan->workers - 1) / plan->workers, strip = 16;
-    if (op == OP_SAMPLE) return 1;
+    if (op == OP_SAMPLE || op == OP_DRAFT_PICK) return 1;
     if (!sku_is_host(plan->sku)) {
         Geometry g;
         LayerAttention kind = plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;

@@ -42,8 +42,8 @@ int shape_outputs(const Model *m, const Shape *s, OpId op, LayerAttention kind) 
     case OP_FC: return s->hidden_slice;
     case OP_CONTEXT: return s->draft_kv_rows;
     case OP_CONTEXT_APPEND: return s->draft_kv_heads;
-    case OP_SAMPLE: return s->rows;
     case OP_DRAFT_PICK:
+    case OP_SAMPLE: return s->rows;
     case OP_ROUTE:
     case OP_ACCEPT: return 1;
     default: return m->hidden; // embeddings, output and down projections, combine, push, reduce

@@ -138,6 +138,9 @@ static bool attention_step(Making *k, EngineStep *s, int kind) {
     s->eps = (float)(kind == 2 ? m->drafter.eps : m->eps);
     if (a->qk_dim % 8 || a->v_dim % 8 || a->rope.rotary % 16 || s->chunk_rows % 8)
         return cannot(k, "head dims that are no multiples of 8, or rotated dims of 16");
+    if (a->qk_dim > 256 || a->v_dim > 256) return cannot(k, "head dims over 256");
+    if (k->c->plan->ops[kind == 2 ? OP_DRAFT_ATTENTION : OP_ATTENTION].tile > 16)
+        return cannot(k, "more than 16 query heads a task");
     return true;
 }
 

@@ -78,11 +78,14 @@ static DEVICE void finish_head(const RopeRows<Dims> &rope, bool normed, const Qu
 #pragma unroll
     for (int i = 0; i < 8; i++) y[i] = __shfl_sync(~0u, x[i], beside);
     if (!rotates) return;
+    const float4 *c = reinterpret_cast<const float4 *>(&rope.cosine[row][angle]),
+                 *s = reinterpret_cast<const float4 *>(&rope.sine[row][angle]);
+    const float cosine[8] = {c[0].x, c[0].y, c[0].z, c[0].w, c[1].x, c[1].y, c[1].z, c[1].w},
+                sine[8] = {s[0].x, s[0].y, s[0].z, s[0].w, s[1].x, s[1].y, s[1].z, s[1].w};
 #pragma unroll
-    for (int i = 0; i < 8; i++) { // as the cache has it, whatever the compiler would contract where
-        const float by_cosine = __fmul_rn(x[i], rope.cosine[row][angle + i]),
-                    by_sine = __fmul_rn(y[i], rope.sine[row][angle + i]);
-        x[i] = __fadd_rn(by_cosine, low ? -by_sine : by_sine);
+    for (int i = 0; i < 8; i++) { // rounded alike for the cache and for the round: nothing is contracted
+        const float a = __fmul_rn(x[i], cosine[i]), b = __fmul_rn(y[i], sine[i]);
+        x[i] = __fadd_rn(a, low ? -b : b);
     }
 }
 // The weights of a head's norm for dims [d, d + 8): zeros where there is no norm.

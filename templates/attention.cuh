@@ -628,7 +628,7 @@ template <class Model> static DEVICE void join_parts(Compute &c) {
                 for (int e = 0; e < EACH; e++) {
                     const int d = 2 * lane + 64 * e;
                     theirs[i][e] = make_float2(0, 0);
-                    if (base + i < SPLIT && d < Dims::V)
+                    if (base + i < SPLIT && (Dims::V % 64 == 0 || d < Dims::V))
                         theirs[i][e] = __ldcg(reinterpret_cast<const float2 *>(first + (base + i) * PITCH + 2 + d));
                 }
             if (base == 0) {

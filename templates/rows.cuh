@@ -84,17 +84,14 @@ static DEVICE Best best_of_all(Compute &c, Best b) {
 template <class Model> static DEVICE int best_token(Compute &c, const Best *strips, int row) {
     constexpr int COUNT = Model::RANKS * (Model::VOCAB / STRIP_ROWS), THREADS = COMPUTE_WARPS * 32,
                   EACH = (COUNT + THREADS - 1) / THREADS, TRIPS = (EACH + 19) / 20, BATCH = (EACH + TRIPS - 1) / TRIPS;
-    const Best none = {NO_SCORE, 0x7FFFFFFF};
-    Best b = none;
+    Best b = {NO_SCORE, 0x7FFFFFFF};
 #pragma unroll 1
     for (int first = c.warp * 32 + lane_id(); first < COUNT; first += BATCH * THREADS) {
         float2 v[BATCH];
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            v[i] = make_float2(none.value, __int_as_float(none.id));
-            if (first + i * THREADS < COUNT)
-                v[i] = __ldcg(reinterpret_cast<const float2 *>(strips + (first + i * THREADS) * ENGINE_ROWS + row));
-        }
+        for (int i = 0; i < BATCH; i++) // the last one as often as there are too few
+            v[i] = __ldcg(
+                reinterpret_cast<const float2 *>(strips + min(first + i * THREADS, COUNT - 1) * ENGINE_ROWS + row));
 #pragma unroll
         for (int i = 0; i < BATCH; i++) better(b, {v[i].x, __float_as_int(v[i].y)});
     }

@@ -248,6 +248,23 @@ typedef struct EngineParams {
 } EngineParams;
 enum { ROPE_LOW = 256 };
 
+// ---- The graph arm (graph.cuh): a launch of GRAPH_KERNEL runs a node, some steps of some instances ----
+
+enum { NODE_INSTANCES = 4, NODE_SERVING = 256 };
+typedef struct EngineNode {
+    EngineParams params; // its `tables` is where the offsets below count from; `claims` has a word a pool of the node's
+                         // tables: first those of the bundle, then POOL_STEPS of each, a step's own
+    EngineTables tables; // of the node alone: its instances and their queues; entries neither wait nor signal. An entry
+                         // of a pool has lo = 1 where the kernel before may still be routing
+    EngineInstance instances[NODE_INSTANCES]; // body: among the node's queues; layer: number in the round
+    uint64_t serving;                         // device memory, NODE_SERVING bytes, zero at first
+    uint32_t flags, skips;                    // NODE_*; GATE_SKIP_* of the round
+} EngineNode;
+enum {
+    NODE_FIRST = 1, // of a round: its state is new
+    NODE_TAKE = 2,  // takes the request in the mailbox, and does nothing else; one block
+};
+
 // ---- Weights and caches at random, made on the GPU: one launch of the kernel FILL_KERNEL a segment ----
 
 enum {

@@ -78,23 +78,12 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
+    barriers_init(s, thread);
     if (thread == 0) {
-        for (int i = 0; i < MAX_PAGES; i++)
-            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS);
-        for (int i = 0; i < SLOTS; i++) {
-            barrier_init(shared_address(&s.posted[i]), 1), barrier_init(shared_address(&s.ready[i]), 1);
-            barrier_init(shared_address(&s.freed[i]), COMPUTE_WARPS + FINISHERS);
-            s.finished[i] = 0;
-        }
-        for (int i = 0; i < STRIP_SLOTS; i++)
-            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS),
-                barrier_init(shared_address(&s.strip_free[i]), 1);
-        barrier_init(shared_address(&s.group), COMPUTE_WARPS);
         s.items_in = s.items_out = s.gates_open = 0;
         s.tick = 1;
         serving.number = serving.entry = 0;
         serving.idle = 1;
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
     const Waiter who = {&p, &s};

@@ -147,6 +147,10 @@ DEVICE uint32_t shared_acquire(uint32_t at) {
 DEVICE void shared_release(uint32_t at, uint32_t v) {
     asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
+// Programmatic dependent launch. After the wait all kernels before this one have ended, and what they wrote is seen.
+DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel's blocks may begin where they find room, once every block has said so or has ended.
+DEVICE void grid_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 DEVICE uint64_t nanoseconds() {
     uint64_t v;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));

@@ -143,19 +143,9 @@ DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t pari
         if (tick_now(w) >= DYING) asm volatile("exit;");
 }
 
-// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block
-// to the host. It outlives the copies on their way into the block's shared memory.
-DEVICE void report_role(const Waiter &w) {
-    volatile uint32_t *tick = &w.s->tick;
-    for (const uint64_t begun = nanoseconds();;) {
-        __nanosleep(20000);
-        if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
-        *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
-        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
-    }
-    *tick = DYING;
-    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;)
-        __nanosleep(20000); // others come to their records
+// The block's records, once others have come to theirs.
+DEVICE void report_all(const Waiter &w) {
+    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000);
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
         volatile EngineReport *to =
             pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
@@ -170,6 +160,36 @@ DEVICE void report_role(const Waiter &w) {
         to->kind = kind;
     }
     __threadfence_system();
+}
+
+// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block
+// to the host. It outlives the copies on their way into the block's shared memory.
+DEVICE void report_role(const Waiter &w) {
+    volatile uint32_t *tick = &w.s->tick;
+    for (const uint64_t begun = nanoseconds();;) {
+        __nanosleep(20000);
+        if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
+        *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
+        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
+    }
+    *tick = DYING;
+    report_all(w);
+}
+
+// The block's barriers, by its first 32 threads.
+DEVICE void barriers_init(Shared &s, int thread) {
+    if (thread < MAX_PAGES)
+        barrier_init(shared_address(&s.full[thread]), 1), barrier_init(shared_address(&s.empty[thread]), COMPUTE_WARPS);
+    if (thread < SLOTS) {
+        barrier_init(shared_address(&s.posted[thread]), 1), barrier_init(shared_address(&s.ready[thread]), 1);
+        barrier_init(shared_address(&s.freed[thread]), COMPUTE_WARPS + FINISHERS);
+        s.finished[thread] = 0;
+    }
+    if (thread < STRIP_SLOTS)
+        barrier_init(shared_address(&s.strip_full[thread]), COMPUTE_WARPS),
+            barrier_init(shared_address(&s.strip_free[thread]), 1);
+    if (thread == 0) barrier_init(shared_address(&s.group), COMPUTE_WARPS);
+    if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 // The eight compute warps meet; everything written before is seen after.

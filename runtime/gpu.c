@@ -38,6 +38,7 @@ void gpu_release(Gpu *gpu) {
             return;
         }
     }
+    if (gpu->graph) gpu_graph_close(gpu);
     bool failed = gpu->launched && cuda->stream_query(gpu->stream) != CUDA_OK;
     for (int i = 0; i < MEMORIES; i++)
         if (gpu->memory[i].at) cuda->memory_free(gpu->memory[i].at), gpu->memory[i].at = 0;
@@ -77,6 +78,15 @@ static Exit give_up(Gpu *gpu, const char *what) {
     return EXIT_VERIFY;
 }
 
+Exit gpu_rest(Gpu *gpu) {
+    if (!gpu->launched) return EXIT_OK;
+    say(&gpu->host->mailbox.stop, 1);
+    if (!kernel_leaves(gpu, STOP_PATIENCE)) return give_up(gpu, "the kernel does not leave");
+    if (gpu->cuda->stream_query(gpu->stream) != CUDA_OK) return give_up(gpu, "the kernel failed");
+    gpu->launched = false;
+    return EXIT_OK;
+}
+
 static Exit is_dead(Gpu *gpu) {
     diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel has ended in an earlier request; open the session again");
     return EXIT_VERIFY;
@@ -87,8 +97,13 @@ static Exit is_dead(Gpu *gpu) {
 static Exit gpu_begin(void *self, const DecodeRequest *r) {
     Gpu *gpu = self;
     if (gpu->dead) return is_dead(gpu);
-    if (gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY)
-        return give_up(gpu, "the kernel ended while it was idle");
+    if (gpu->cuda->stream_query(gpu->stream) != (gpu->arm == GPU_GRAPH ? CUDA_OK : CUDA_NOT_READY))
+        return give_up(gpu, gpu->arm == GPU_GRAPH ? "a kernel of the round before failed"
+                                                  : "the kernel ended while it was idle");
+    if (gpu->arm == GPU_GRAPH && (r->logits || r->halt)) {
+        diag_error(gpu->ctx, E0919, NO_SPAN, "the graph arm is for timing: it gives no logits and halts nowhere");
+        return EXIT_INPUT;
+    }
     EngineMailbox *mailbox = &gpu->host->mailbox;
     gpu->request = *r;
     gpu->end_count = 0;
@@ -111,7 +126,7 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
     say(&mailbox->taken, gpu->read);
     say(&mailbox->request, ++gpu->number);
     gpu->open = true;
-    return EXIT_OK;
+    return gpu->arm == GPU_GRAPH ? gpu_graph_begin(gpu) : EXIT_OK;
 }
 
 static const EngineRound *arrived(const Gpu *gpu) {
@@ -143,6 +158,19 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
     return entry;
 }
 
+// Rounds of the graph arm that nobody waits for any more: they end, and are passed over.
+static void graph_end(Gpu *gpu) {
+    gpu->open = false;
+    kernel_leaves(gpu, STOP_PATIENCE);
+    while (arrived(gpu)) gpu->read++;
+    say(&gpu->host->mailbox.taken, gpu->read);
+}
+static Exit graph_cancelled(Gpu *gpu, DecodedRound *out) {
+    graph_end(gpu);
+    out->last = out->cancelled = true;
+    return EXIT_OK;
+}
+
 static Exit gpu_next(void *self, DecodedRound *out) {
     Gpu *gpu = self;
     Exit code = EXIT_OK;
@@ -150,6 +178,10 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     if (gpu->dead) return is_dead(gpu);
     say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
     if (*gpu->options.cancelled) say(&gpu->host->mailbox.cancel, gpu->number);
+    if (gpu->arm == GPU_GRAPH) { // nothing waits for the host there: rounds are kept on their way
+        if (*gpu->options.cancelled) return graph_cancelled(gpu, out);
+        if (!gpu_graph_feed(gpu)) return EXIT_ENVIRONMENT;
+    }
     const EngineRound *entry = await(gpu, &code);
     if (!entry) return code;
     *out = (DecodedRound){.start = (int)entry->start,
@@ -186,6 +218,10 @@ static void gpu_end(void *self) {
     Gpu *gpu = self;
     DecodedRound round;
     if (gpu->dead) return;
+    if (gpu->arm == GPU_GRAPH) {
+        graph_end(gpu);
+        return;
+    }
     while (gpu->open) {
         say(&gpu->host->mailbox.cancel, gpu->number);
         if (gpu_next(gpu, &round) != EXIT_OK) return;
@@ -278,6 +314,7 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
         return EXIT_ENVIRONMENT;
     }
     if (!bundle_fits(gpu, bundle)) return EXIT_INPUT;
+    if (options->graph && gpu_graph_plan(gpu, bundle) != EXIT_OK) return EXIT_INPUT;
     ctx_defer(ctx, release, gpu);
     Exit code = gpu_load(gpu);
     if (code != EXIT_OK) {

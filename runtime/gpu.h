@@ -14,6 +14,7 @@ typedef struct GpuOptions {
     const char *library; // the driver; NULL: libcuda.so.1
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
+    bool graph;     // the graph arm of benches, which is the one that runs first: see gpu_graph.c
     bool trace;     // keep records for Decoder.trace
     bool alone; // one rank of several by itself, with weights and caches made on the GPU from `seed`: see gpu_bench.c
     int rank;   // whose work is done
@@ -32,8 +33,15 @@ typedef struct GpuFigures {
     double ready;     // when the weights were there, seconds of CLOCK_MONOTONIC
     double streaming; // bytes a second that the memory gives, or 0: not measured, alone only
     uint64_t weights; // bytes
+    int kernels[2];   // of a round of one token and of a drafted one, with the graph arm; else 0
 } GpuFigures;
 GpuFigures gpu_figures(const Decoder *decoder);
+
+// What runs requests: the resident kernel, or a kernel for each part of a round in a CUDA graph. Begins anew with one of
+// them: all state is as after opening, but for caches of a rank that is not alone, which are written before they are
+// read. Of gpu_open with `graph`; between requests. EXIT_OK, or another code after reporting.
+typedef enum GpuArm { GPU_ENGINE, GPU_GRAPH } GpuArm;
+Exit gpu_arm(const Decoder *decoder, GpuArm arm);
 
 // For `tilegen diff` alone: what a round left in the device's memory, read while it is held (DecodeRequest.logits) or
 // the kernel idle. `decoder` is of gpu_open. EXIT_OK, or another code after reporting.

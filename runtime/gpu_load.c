@@ -93,6 +93,7 @@ static void memory_layout(Gpu *gpu) {
     m[MEMORY_CONTROL] = (GpuMemory){"tables of tasks", control_layout(gpu).bytes, true, 0};
     m[MEMORY_TRACE] = (GpuMemory){
         "trace", gpu->options.trace ? (uint64_t)gpu->tables->workers * TRACE_ROOM * sizeof(EngineTrace) : 0, true, 0};
+    m[MEMORY_GRAPH] = (GpuMemory){"the graph arm", gpu_graph_bytes(gpu), true, 0};
 }
 
 // ---- Memory ----
@@ -283,14 +284,18 @@ static bool module_open(Gpu *gpu) {
     return ok(gpu, gpu->cuda->module_load(&gpu->module, gpu->cubin->data, 0, NULL, NULL), "loading the kernel");
 }
 
-static bool kernel_launch(Gpu *gpu) {
+int gpu_shared_bytes(const Gpu *gpu, int declared) { // part of what lies beside the pages is declared
+    return shared_bytes(gpu) - (declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED);
+}
+
+bool gpu_launch(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
-    int declared = 0, shared = shared_bytes(gpu);
+    int declared = 0, shared;
     void *parameters[] = {&gpu->params};
     if (!ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
         !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
         return false;
-    shared -= declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED; // part of what lies beside the pages
+    shared = gpu_shared_bytes(gpu, declared);
     if (!ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, shared), "giving the kernel its pages") ||
         !ok(gpu, cuda->stream_wait(gpu->stream), "preparing the device's memory"))
         return false;
@@ -338,5 +343,5 @@ Exit gpu_load(Gpu *gpu) {
     gpu->figures.ready = gpu_now();
     gpu->figures.weights = gpu->weights->bytes;
     if (gpu->options.alone && !gpu_stream(gpu)) return EXIT_ENVIRONMENT;
-    return kernel_launch(gpu) ? EXIT_OK : EXIT_ENVIRONMENT;
+    return (gpu->graph ? gpu_graph_open(gpu) : gpu_launch(gpu)) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

@@ -20,7 +20,7 @@ typedef struct GpuMemory {
     bool zeroed;
     CudaAddress at;
 } GpuMemory;
-enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTROL, MEMORY_TRACE };
+enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTROL, MEMORY_TRACE, MEMORY_GRAPH };
 
 // Host memory that the device sees.
 typedef struct GpuHost {
@@ -30,6 +30,7 @@ typedef struct GpuHost {
     _Alignas(64) int32_t prompt[]; // [context]
 } GpuHost;
 
+typedef struct GpuGraph GpuGraph; // gpu_graph.c
 typedef struct Gpu {
     Ctx *ctx;
     const Model *model;
@@ -54,6 +55,8 @@ typedef struct Gpu {
     float *logits; // [rows][vocab], pinned
     EngineParams params;
     GpuFigures figures;
+    GpuGraph *graph; // NULL without the graph arm
+    GpuArm arm;      // that runs
 
     DecodeRequest request;
     bool open;                 // a request is
@@ -67,14 +70,26 @@ typedef struct Gpu {
 
 // gpu_load.c
 Exit gpu_load(Gpu *gpu);
+bool gpu_launch(Gpu *gpu); // the engine; false after reporting
+int gpu_shared_bytes(const Gpu *gpu, int declared); // what a kernel that declares some is given beside them
+// gpu_graph.c: which kernels there are, before memory is allocated; then all that a launch needs. An exit code.
+Exit gpu_graph_plan(Gpu *gpu, const Bundle *bundle);
+uint64_t gpu_graph_bytes(const Gpu *gpu); // of the device
+bool gpu_graph_open(Gpu *gpu);
+void gpu_graph_close(Gpu *gpu);
+Exit gpu_graph_begin(Gpu *gpu);
+bool gpu_graph_feed(Gpu *gpu); // keeps rounds on their way
 // gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own; then the
 // memory's streaming rate over the weights. False after reporting.
 bool gpu_fill(Gpu *gpu);
+bool gpu_fill_caches(Gpu *gpu);
 bool gpu_stream(Gpu *gpu);
 // gpu_report.c: the diagnostic E0906 with what the records say.
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);
 // gpu.c: seconds of CLOCK_MONOTONIC.
 double gpu_now(void);
+// gpu.c: waits until the arm at work has left the device. An exit code.
+Exit gpu_rest(Gpu *gpu);
 // gpu.c: ends the kernel and releases the device, whatever state it is in.
 void gpu_release(Gpu *gpu);
 #endif

@@ -32,6 +32,7 @@ typedef struct tr_options {
     int device;          // number of the GPU
     double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
     bool trace;          // for tr_trace_file
+    bool graph;          // on a GPU: prepare the graph arm, which then runs first (tr_use)
     bool alone;          // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
     int rank;            // whose, from 0
     const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
@@ -79,6 +80,7 @@ typedef struct tr_figures { // of a session on a GPU; zeros elsewhere
     double weights_seconds; // from opening until the weights were there
     double streaming;       // bytes a second that the memory was measured to give; 0: it was not
     uint64_t weights;       // bytes
+    int kernels[2];         // with the graph arm: of a round of one token, of a drafted round
 } tr_figures;
 
 // *out is set also on failure (for tr_print_errors), but for lack of memory, when it is NULL and 3 is returned.
@@ -91,6 +93,9 @@ int tr_logits(tr_session *session, const int *tokens, size_t count, float *out);
 int tr_logits_file(tr_session *session, const int *tokens, size_t count, const char *path);
 // Of the last request, of a session opened with `trace` on a GPU: how long each op took of a round, as JSON.
 int tr_trace_file(tr_session *session, const char *path);
+// Of a session opened with `graph`: what runs requests from now on, from a state as if just opened.
+typedef enum tr_arm { TR_ENGINE, TR_GRAPH } tr_arm;
+int tr_use(tr_session *session, tr_arm arm);
 // Packs the weights of one rank ahead of time into a file, which tr_open takes as `weights` from then on. An
 // interrupted file goes on where it was. *out is as of tr_open, for tr_print_errors and tr_close alone.
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);

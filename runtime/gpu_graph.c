@@ -54,6 +54,15 @@ static EngineNode node_of(const Gpu *gpu, const GraphKernel *kernel, int kind, b
     node.tables.queue_at = kernel->queue_at;
     node.flags = first ? NODE_FIRST : 0;
     node.skips = graph_skips(kind);
+    node.entry = kernel->entry, node.entries = kernel->entries;
+    node.step_count = kernel->step_count;
+    memcpy(node.step, kernel->step, sizeof node.step);
+    for (uint32_t i = 0; i < kernel->pools; i++) {
+        uint32_t at = node.tables.pool_at + kernel->pool[i] * (uint32_t)sizeof(EnginePool);
+        const EnginePool *pool = (const EnginePool *)(const void *)(gpu->graph->plan->tables + at);
+        for (uint32_t k = 0; k < 3; k++) node.line[node.line_count++] = at + (k < 2 ? 32 * k : (uint32_t)sizeof(EnginePool) - 4);
+        node.line[node.line_count++] = node.tables.entry_at + pool->item * (uint32_t)sizeof(EngineEntry);
+    }
     for (int i = 0; i < kernel->count; i++) {
         node.instances[i] = instances[kernel->parts[i].instance];
         node.instances[i].body = (uint16_t)i;

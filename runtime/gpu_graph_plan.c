@@ -191,23 +191,60 @@ static bool alike(const Making *m, const GraphKernel *a, const GraphKernel *b) {
     return same;
 }
 
+// What the kernel's blocks will need of the tables, so that they can ask for it at once.
+static void needs_add(Making *m, GraphKernel *kernel) {
+    const EngineEntry *first = m->out_entries.at + kernel->entry;
+    for (uint32_t i = 0; i < m->out_entries.count - kernel->entry; i++) {
+        bool known = false;
+        for (uint32_t k = 0; k < kernel->step_count; k++) known |= kernel->step[k] == first[i].step;
+        if (!known && kernel->step_count < NODE_STEPS) kernel->step[kernel->step_count++] = first[i].step;
+        if (first[i].kind != ENGINE_POOL) continue;
+        known = false;
+        for (uint32_t k = 0; k < kernel->pools; k++) known |= kernel->pool[k] == first[i].pool;
+        if (known || kernel->pools == NODE_LINES / 4) continue; // three lines of the pool, one of its template
+        kernel->pool[kernel->pools++] = first[i].pool;
+        if (kernel->step_count < NODE_STEPS)
+            kernel->step[kernel->step_count++] = m->out_entries.at[m->pools[first[i].pool].item].step;
+    }
+}
+
+// Queues of its own, unless another kernel has the same. A worker's entries lie together, at a fixed pitch.
 static void queues_add(Making *m, GraphKernel *kernel) {
+    uint32_t workers = m->t->workers, queues = workers * ROLE_COUNT;
     for (size_t i = 0; i < m->made.count; i++)
         if (alike(m, m->made.at[i], kernel)) {
-            kernel->queue_at = m->made.at[i]->queue_at;
+            GraphPart parts[NODE_INSTANCES];
+            memcpy(parts, kernel->parts, sizeof parts);
+            *kernel = *m->made.at[i];
+            memcpy(kernel->parts, parts, sizeof parts);
             return;
         }
-    kernel->queue_at = (uint32_t)(m->out_queues.count * sizeof(EngineQueue));
-    for (int i = 0; i < kernel->count; i++)
-        for (uint32_t q = 0; q < m->t->workers * ROLE_COUNT; q++) {
-            const EngineQueue *from =
-                &m->queues[(uint32_t)body_of(m, kernel->parts[i].instance) * m->t->workers * ROLE_COUNT + q];
-            EngineQueue queue = {.first = (uint32_t)m->out_entries.count};
-            for (uint32_t k = 0; k < from->count; k++)
-                entry_add(m, &kernel->parts[i], &m->entries[from->first + k]);
-            queue.count = (uint32_t)m->out_entries.count - queue.first;
-            LIST_ADD(m->ctx->arena, &m->out_queues, queue);
+    size_t base = m->out_queues.count;
+    kernel->queue_at = (uint32_t)(base * sizeof(EngineQueue));
+    kernel->entry = (uint32_t)m->out_entries.count;
+    for (uint32_t i = 0; i < (uint32_t)kernel->count * queues; i++)
+        LIST_ADD(m->ctx->arena, &m->out_queues, (EngineQueue){0, 0});
+    for (int pass = 0; pass < 2; pass++) { // the pitch, then the entries
+        m->out_entries.count = kernel->entry;
+        for (uint32_t w = 0; w < workers; w++) {
+            size_t begin = m->out_entries.count;
+            for (int i = 0; i < kernel->count; i++)
+                for (uint32_t r = 0; r < ROLE_COUNT; r++) {
+                    const EngineQueue *from =
+                        &m->queues[((uint32_t)body_of(m, kernel->parts[i].instance) * workers + w) * ROLE_COUNT + r];
+                    EngineQueue queue = {.first = (uint32_t)m->out_entries.count};
+                    for (uint32_t k = 0; k < from->count; k++)
+                        entry_add(m, &kernel->parts[i], &m->entries[from->first + k]);
+                    queue.count = (uint32_t)m->out_entries.count - queue.first;
+                    m->out_queues.at[base + (uint32_t)i * queues + w * ROLE_COUNT + r] = queue;
+                }
+            uint32_t count = (uint32_t)(m->out_entries.count - begin);
+            if (pass == 0 && count > kernel->entries) kernel->entries = count;
+            for (; pass == 1 && count < kernel->entries; count++)
+                LIST_ADD(m->ctx->arena, &m->out_entries, (EngineEntry){.step = m->out_entries.at[kernel->entry].step});
         }
+    }
+    needs_add(m, kernel);
     LIST_ADD(m->ctx->arena, &m->made, kernel);
 }
 

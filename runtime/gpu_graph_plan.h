@@ -21,7 +21,11 @@ typedef struct GraphPart {
 typedef struct GraphKernel {
     GraphPart parts[NODE_INSTANCES]; // by rising instance
     int count;
-    uint32_t queue_at; // in `tables`: EngineQueue [count][workers][3]
+    uint32_t queue_at;       // in `tables`: EngineQueue [count][workers][3]
+    uint32_t entry, entries; // worker w's are those from entry + w * entries on, at most so many
+    uint16_t step[NODE_STEPS];
+    uint32_t step_count;
+    uint32_t pool[NODE_LINES], pools; // pools of `tables` that it works on
 } GraphKernel;
 
 typedef struct GraphPlan {

@@ -38,8 +38,7 @@ static void print_json(const BenchJob *job, const tr_result *r, const tr_figures
             "\"first_token_ms\": %.3f, \"acceptance\": %.4f, \"tokens_per_second\": %.1f",
             t->rounds, r->gpu ? "gpu" : "host", t->median, t->low, t->high, r->first_token_seconds * 1e3, r->acceptance,
             r->acceptance / t->mean * 1e3);
-    if (job->graph)
-        fprintf(out, ", \"arm\": \"graph\", \"kernels_a_round\": %d", f->kernels[drafting(job, f)]);
+    if (job->graph) fprintf(out, ", \"arm\": \"graph\", \"kernels_a_round\": %d", f->kernels[drafting(job, f)]);
     if (r->gpu)
         fprintf(out, ", \"weights\": {\"bytes\": %llu, \"seconds\": %.3f}", (unsigned long long)f->weights,
                 f->weights_seconds);

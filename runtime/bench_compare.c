@@ -64,9 +64,11 @@ static void print_json(const Compare *c, const tr_figures *f, FILE *out) {
     fprintf(out, "{\"turns\": %d, \"rounds_a_turn\": %d, \"drafting\": %s, \"context\": %d, \"arms\": {", TURNS,
             c->job->rounds, c->job->no_draft || !tr_has_drafter(c->session) ? "false" : "true", c->job->context);
     for (int i = 0; i < ARMS; i++)
-        fprintf(out, "%s\"%s\": {\"ms\": {\"median\": %.4f, \"lowest_turn\": %.4f, \"highest_turn\": %.4f}, \"rounds\": %d}",
+        fprintf(out,
+                "%s\"%s\": {\"ms\": {\"median\": %.4f, \"lowest_turn\": %.4f, \"highest_turn\": %.4f}, \"rounds\": %d}",
                 i ? ", " : "", names[i], c->arms[i].median, c->arms[i].low, c->arms[i].high, c->arms[i].count);
-    fprintf(out, "}, \"graph_kernels_a_round\": %d, \"graph_over_engine\": %.4f, \"tokens\": %zu, \"tokens_equal\": %s}\n",
+    fprintf(out,
+            "}, \"graph_kernels_a_round\": %d, \"graph_over_engine\": %.4f, \"tokens\": %zu, \"tokens_equal\": %s}\n",
             f->kernels[c->job->no_draft || !tr_has_drafter(c->session) ? 0 : 1],
             c->arms[TR_GRAPH].median / c->arms[TR_ENGINE].median, c->count, c->equal ? "true" : "false");
 }
@@ -78,8 +80,8 @@ static void print_text(const Compare *c, const tr_figures *f, FILE *out) {
             drafts ? "" : ", without drafting");
     for (int i = 0; i < ARMS; i++) {
         const Arm *arm = &c->arms[i];
-        fprintf(out, "%-7s median %.4f ms a round (medians of its turns: %.4f to %.4f)", names[i], arm->median, arm->low,
-                arm->high);
+        fprintf(out, "%-7s median %.4f ms a round (medians of its turns: %.4f to %.4f)", names[i], arm->median,
+                arm->low, arm->high);
         if (i == TR_GRAPH) fprintf(out, ", %d kernels a round", f->kernels[drafts ? 1 : 0]);
         fputc('\n', out);
     }

@@ -1,6 +1,6 @@
 // The graph arm of benches: rounds as kernels of a CUDA graph, with programmatic dependent launch from each to the next
-// (templates/graph.cuh). A graph is some rounds; graphs are launched ahead, and the state goes on from round to round on
-// the device, as in the engine.
+// (templates/graph.cuh). A graph is some rounds; graphs are launched ahead, and the state goes on from round to round
+// on the device, as in the engine.
 #include "emit.h"
 #include "gpu_graph_plan.h"
 #include "gpu_parts.h"
@@ -18,8 +18,8 @@ struct GpuGraph {
     void *module, *function;
     unsigned shared;
     void *made[ROUND_KINDS];
-    int rounds[ROUND_KINDS]; // of a graph
-    EngineNode node;         // what all launches have in common
+    int rounds[ROUND_KINDS];  // of a graph
+    EngineNode node;          // what all launches have in common
     uint32_t launched, begun; // rounds since the arm began, and before the request at hand
 };
 
@@ -60,7 +60,8 @@ static EngineNode node_of(const Gpu *gpu, const GraphKernel *kernel, int kind, b
     for (uint32_t i = 0; i < kernel->pools; i++) {
         uint32_t at = node.tables.pool_at + kernel->pool[i] * (uint32_t)sizeof(EnginePool);
         const EnginePool *pool = (const EnginePool *)(const void *)(gpu->graph->plan->tables + at);
-        for (uint32_t k = 0; k < 3; k++) node.line[node.line_count++] = at + (k < 2 ? 32 * k : (uint32_t)sizeof(EnginePool) - 4);
+        for (uint32_t k = 0; k < 3; k++)
+            node.line[node.line_count++] = at + (k < 2 ? 32 * k : (uint32_t)sizeof(EnginePool) - 4);
         node.line[node.line_count++] = node.tables.entry_at + pool->item * (uint32_t)sizeof(EngineEntry);
     }
     for (int i = 0; i < kernel->count; i++) {
@@ -175,7 +176,9 @@ static bool clear(Gpu *gpu, CudaAddress from, uint64_t bytes) {
 Exit gpu_arm(const Decoder *decoder, GpuArm arm) {
     Gpu *gpu = decoder->self;
     if (!gpu->graph || gpu->dead) {
-        diag_error(gpu->ctx, E0919, NO_SPAN, gpu->dead ? "an arm has failed before: open the session again" : "the session was opened without the graph arm");
+        diag_error(gpu->ctx, E0919, NO_SPAN,
+                   gpu->dead ? "an arm has failed before: open the session again"
+                             : "the session was opened without the graph arm");
         return EXIT_INPUT;
     }
     Exit code = gpu_rest(gpu);

@@ -88,7 +88,7 @@ static Conflicts conflicts_of(Ctx *ctx, const Prog *prog) {
     for (int b = 0; b < prog->body_count; b++)
         memcpy(uses + c.first[b], uses_of(ctx, prog, &prog->bodies[b]),
                (size_t)prog->bodies[b].step_count * sizeof *uses);
-    c.at = ARENA_ARRAY(ctx->arena, uint8_t, c.steps *c.steps);
+    c.at = ARENA_ARRAY(ctx->arena, uint8_t, c.steps * c.steps);
     for (int a = 0; a < c.steps; a++)
         for (int b = 0; b < c.steps; b++)
             c.at[a * c.steps + b] = (uint8_t)(uses_conflict(prog, &uses[a], &uses[b], true) |
@@ -283,8 +283,8 @@ GraphPlan *graph_plan(Ctx *ctx, const Prog *prog, const EngineTables *tables) {
         for (int i = 0; i < plan->count[kind]; i++) queues_add(&m, &plan->kernels[kind][i]);
     }
     plan->claims = tables->pool_count * (1 + POOL_STEPS);
-    size_t queue_bytes = m.out_queues.count * sizeof(EngineQueue), entry_bytes = m.out_entries.count * sizeof(EngineEntry),
-           pool_bytes = plan->claims * sizeof(EnginePool);
+    size_t queue_bytes = m.out_queues.count * sizeof(EngineQueue),
+           entry_bytes = m.out_entries.count * sizeof(EngineEntry), pool_bytes = plan->claims * sizeof(EnginePool);
     plan->entry_at = (uint32_t)((queue_bytes + 15) / 16 * 16);
     plan->pool_at = plan->entry_at + (uint32_t)entry_bytes;
     plan->bytes = plan->pool_at + pool_bytes;

@@ -1,6 +1,6 @@
-// GraphPlan: a round as kernels in a row. A step goes into the first kernel behind all steps that it conflicts with (one
-// of the two writes what the other one reads or writes), so what is independent runs side by side, and the order of the
-// kernels is all the synchronisation that is needed: the tables it makes have neither waits nor signals.
+// GraphPlan: a round as kernels in a row. A step goes into the first kernel behind all steps that it conflicts with
+// (one of the two writes what the other one reads or writes), so what is independent runs side by side, and the order
+// of the kernels is all the synchronisation that is needed: the tables it makes have neither waits nor signals.
 #ifndef TILERUN_GPU_GRAPH_PLAN_H
 #define TILERUN_GPU_GRAPH_PLAN_H
 #include "../templates/abi.h"

@@ -144,8 +144,8 @@ static Exit open_gpu(Opening *opening) {
     Exit code = gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
     if (code != EXIT_OK) return code;
     GpuFigures figures = gpu_figures(&s->decoder);
-    s->figures = (tr_figures){figures.ready - opening->started, figures.streaming, figures.weights,
-                              {figures.kernels[0], figures.kernels[1]}};
+    s->figures = (tr_figures){
+        figures.ready - opening->started, figures.streaming, figures.weights, {figures.kernels[0], figures.kernels[1]}};
     return EXIT_OK;
 }
 

@@ -1,12 +1,13 @@
-// graph: the other arm of a comparison. The same roles as in the engine, but a kernel for each step of the round, or for
-// a few that do not need each other, in a CUDA graph with programmatic dependent launch. The order of the kernels is all
-// the synchronisation between blocks: entries come without waits and signals, and no block waits for another.
+// graph: the other arm of a comparison. The same roles as in the engine, but a kernel for each step of the round, or
+// for a few that do not need each other, in a CUDA graph with programmatic dependent launch. The order of the kernels
+// is all the synchronisation between blocks: entries come without waits and signals, and no block waits for another.
 //
 // What begins before the kernels before it have ended: barriers, tables, entries, all asked for at once; weights (the
-// loader runs as far ahead as there are pages), norm weights, angles. What the kernel before has written is read after grid_wait alone. Every block
-// with work says grid_release behind its grid_wait; so when a kernel's first block begins, the last kernel but one has
-// ended, and what that one wrote is there from the start: the round's state but in the first kernel of a round, and the
-// routing where a kernel lies between it and its experts. A block without work leaves at once.
+// loader runs as far ahead as there are pages), norm weights, angles. What the kernel before has written is read after
+// grid_wait alone. Every block with work says grid_release behind its grid_wait; so when a kernel's first block begins,
+// the last kernel but one has ended, and what that one wrote is there from the start: the round's state but in the
+// first kernel of a round, and the routing where a kernel lies between it and its experts. A block without work leaves
+// at once.
 //
 // A block takes all of an SM (threads, registers, nearly all shared memory), so a kernel's blocks begin as those of the
 // kernel before leave, SM by SM: weights are loaded while other SMs are still at it, but never across it on one SM.
@@ -44,7 +45,8 @@ template <class Model> static DEVICE uint32_t touch_all(const EngineNode &node, 
     if (i < NODE_LINES) return i < (int)node.line_count ? touch(pointer<const char>(tables + node.line[i])) : 0;
     i -= NODE_LINES;
     if (i >= (int)node.entries) return 0;
-    return touch(pointer<const EngineEntry>(tables + node.tables.entry_at) + node.entry + blockIdx.x * node.entries + i);
+    return touch(pointer<const EngineEntry>(tables + node.tables.entry_at) + node.entry + blockIdx.x * node.entries +
+                 i);
 }
 
 static DEVICE Gate node_gate(const EngineNode &node) {

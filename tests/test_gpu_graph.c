@@ -79,7 +79,8 @@ static bool ranges_meet(Index a, Index b) {
     return a.lo < b.hi && b.lo < a.hi;
 }
 
-static bool regions_meet(const Prog *prog, const Region *a, int count_a, const Region *b, int count_b, bool same_layer) {
+static bool regions_meet(const Prog *prog, const Region *a, int count_a, const Region *b, int count_b,
+                         bool same_layer) {
     for (int i = 0; i < count_a; i++)
         for (int k = 0; k < count_b; k++) {
             if (a[i].buffer != b[k].buffer) continue;
@@ -179,9 +180,9 @@ static void check_tables(const Prog *prog, const EngineTables *t, const GraphPla
                 for (int p = 0; p < plan->kernels[kind][k].count; p++) {
                     const GraphPart *part = &plan->kernels[kind][k].parts[p];
                     if (part->instance != i) continue;
-                    const EngineQueue *at = (const EngineQueue *)(const void *)(plan->tables +
-                                                                                plan->kernels[kind][k].queue_at) +
-                                            (uint32_t)p * t->workers * ROLE_COUNT + q;
+                    const EngineQueue *at =
+                        (const EngineQueue *)(const void *)(plan->tables + plan->kernels[kind][k].queue_at) +
+                        (uint32_t)p * t->workers * ROLE_COUNT + q;
                     for (uint32_t n = 0; n < at->count; n++) {
                         const EngineEntry *e = &out[at->first + n];
                         CHECK(e->wait_count == 0 && e->signal_count == 0 && part->steps >> e->body_step & 1);
@@ -212,7 +213,8 @@ static void cut_body(Ctx *c, void *user) {
         check_cut(compiled->prog, plan, kind);
         check_tables(compiled->prog, tasks, plan, kind);
     }
-    CHECK(plan->count[ROUND_PLAIN] < plan->count[ROUND_CONTEXT] && plan->count[ROUND_CONTEXT] < plan->count[ROUND_DRAFT]);
+    CHECK(plan->count[ROUND_PLAIN] < plan->count[ROUND_CONTEXT] &&
+          plan->count[ROUND_CONTEXT] < plan->count[ROUND_DRAFT]);
 }
 static void rounds_are_cut_into_kernels(void) {
     for (int ranks = 1; ranks <= 2; ranks++) {
@@ -489,8 +491,8 @@ static void the_program(void) {
     char *trace[] = {program, "bench", bundle, "--weights", weights, "--compare", "--trace", "x", NULL};
     CHECK(run(trace, out, sizeof out) == 2);
     SAID("--trace is of the engine alone");
-    char *alone[] = {program,     "bench", pair_path, "--rank",    "1",   "--alone", "synthetic:1",
-                     "--compare", "--rounds", "20",   "--context", "100", NULL};
+    char *alone[] = {program,     "bench",    pair_path, "--rank",    "1",   "--alone", "synthetic:1",
+                     "--compare", "--rounds", "20",      "--context", "100", NULL};
     CHECK(run(alone, out, sizeof out) == 0 && strstr(out, "tokens equal"), "%s\n%s", said, out);
     char *plain[] = {program, "bench", plain_path, "--weights", weights, "--compare", NULL};
     CHECK(run(plain, out, sizeof out) == 1);

@@ -1,4 +1,5 @@
-// Bench: `tilerun bench`. Times rounds of decoding and says what they come to, for people or as JSON.
+// Bench: `tilerun bench`. Times rounds of decoding, traces others, and says what they come to (bench_report.h). On a
+// GPU, in turn: the streaming rate, the rounds that are timed, rounds that are traced, the streaming rate again.
 #ifndef TILERUN_BENCH_H
 #define TILERUN_BENCH_H
 #include "tilerun.h"
@@ -15,16 +16,16 @@ typedef struct BenchJob {
     double temperature, top_p;
     int top_k;
     uint64_t seed;
-    const char *trace; // file, or NULL
-    bool graph; // the graph arm instead of the engine
-    bool json;
+    bool graph;                // the graph arm instead of the engine
+    FILE *text, *json, *trace; // where the results go, for people, and as JSON all of them or the trace alone; or NULL
 } BenchJob;
 
 // Positions that the session of a rank alone keeps.
 int bench_positions(const BenchJob *job);
 // What is timed: rounds after a short prompt of arbitrary ids.
 typedef int BenchPrompt[BENCH_PROMPT];
-tr_request bench_request(const tr_session *session, const BenchJob *job, BenchPrompt prompt);
-// An exit code, as the functions of tilerun.h.
-int bench_run(tr_session *session, const BenchJob *job, FILE *out);
+tr_request bench_request(const tr_session *session, const BenchJob *job, int rounds, BenchPrompt prompt);
+// An exit code, as the functions of tilerun.h. On a GPU of a session that was opened with room for a trace, or with
+// `graph`.
+int bench_run(tr_session *session, const BenchJob *job);
 #endif

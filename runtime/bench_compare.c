@@ -90,9 +90,9 @@ static void print_text(const Compare *c, const tr_figures *f, FILE *out) {
     if (c->equal) fprintf(out, "tokens equal: %zu of each turn\n", c->count);
 }
 
-int bench_compare(tr_session *session, const BenchJob *job, FILE *out) {
+int bench_compare(tr_session *session, const BenchJob *job) {
     BenchPrompt prompt;
-    tr_request request = bench_request(session, job, prompt);
+    tr_request request = bench_request(session, job, job->rounds, prompt);
     Compare c = {.session = session, .job = job, .request = &request, .equal = true};
     int code = 0;
     for (int i = 0; i < ARMS; i++)
@@ -102,7 +102,8 @@ int bench_compare(tr_session *session, const BenchJob *job, FILE *out) {
     if (code == 0) {
         tr_figures figures = tr_session_figures(session);
         for (int i = 0; i < ARMS; i++) c.arms[i].median = median_of(c.arms[i].ms, c.arms[i].count);
-        (job->json ? print_json : print_text)(&c, &figures, out);
+        if (job->text) print_text(&c, &figures, job->text);
+        if (job->json) print_json(&c, &figures, job->json);
         if (!c.equal) {
             fprintf(stderr, "error[E0920]: the arms' tokens differ from token %zu on\nhelp: tilegen explain E0920\n",
                     c.differs);

@@ -5,5 +5,5 @@
 #include "bench.h"
 
 // Of a session opened with `graph`. An exit code, as the functions of tilerun.h; 4 where tokens differ.
-int bench_compare(tr_session *session, const BenchJob *job, FILE *out);
+int bench_compare(tr_session *session, const BenchJob *job);
 #endif

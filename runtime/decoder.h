@@ -41,7 +41,6 @@ typedef struct Decoder {
     Exit (*next)(void *self, DecodedRound *round);
     Exit (*logits)(void *self, int row, float *out); // [vocab] of the newest round's row
     void (*end)(void *self);                         // gives up what is left of the request
-    Exit (*trace)(void *self, const char *path);     // writes what trace.h says of the last request; NULL on the host
     void (*close)(void *self);
 } Decoder;
 

@@ -52,7 +52,8 @@ static int best_token(const Engine *e, const Best *tiles, int row) {
 }
 
 void op_draft_pick(const OpCall *c) {
-    for (int i = 1; i < c->rows; i++) c->r->drafts[i] = best_token(c->e, c->r->dbest, i);
+    for (int i = c->lo > 0 ? c->lo : 1; i < c->hi && i < c->rows; i++)
+        c->r->drafts[i] = best_token(c->e, c->r->dbest, i);
 }
 
 static void row_logits(const Engine *e, const Rank *r, int row, float *out) {

@@ -1,5 +1,4 @@
 #include "gpu_parts.h"
-#include "trace.h"
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,95 +11,16 @@ double gpu_now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-// A word of the mailbox, after all that was written before it.
-static void say(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
-
-// ---- The end ----
-
-// Whether the kernel has left within `ms`.
-static bool kernel_leaves(const Gpu *gpu, int ms) {
-    for (double until = gpu_now() + ms * 1e-3;; usleep(200)) {
-        if (gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY) return true;
-        if (gpu_now() > until) return false;
-    }
-}
-
-void gpu_release(Gpu *gpu) {
-    const Cuda *cuda = gpu->cuda;
-    if (!cuda || !gpu->held) return;
-    if (gpu->launched) {
-        say(&gpu->host->mailbox.stop, 1);
-        bool left = kernel_leaves(gpu, gpu->dead ? 0 : STOP_PATIENCE);
-        say(&gpu->host->mailbox.abort, 1);
-        // Freeing memory would wait for a kernel that never ends; the end of the process takes it along.
-        if (!left && !kernel_leaves(gpu, ABORT_PATIENCE)) {
-            gpu->held = false;
-            return;
-        }
-    }
-    if (gpu->graph) gpu_graph_close(gpu);
-    bool failed = gpu->launched && cuda->stream_query(gpu->stream) != CUDA_OK;
-    for (int i = 0; i < MEMORIES; i++)
-        if (gpu->memory[i].at) cuda->memory_free(gpu->memory[i].at), gpu->memory[i].at = 0;
-    if (gpu->host) cuda->host_free(gpu->host);
-    if (gpu->logits) cuda->host_free(gpu->logits);
-    if (gpu->module) cuda->module_unload(gpu->module);
-    if (gpu->stream) cuda->stream_free(gpu->stream);
-    if (gpu->copies) cuda->stream_free(gpu->copies);
-    cuda->context_set(NULL);
-    if (failed) cuda->context_reset(gpu->device.device); // an error of the kernel stays in its context
-    cuda->context_release(gpu->device.device);
-    gpu->host = NULL;
-    gpu->logits = NULL;
-    gpu->module = gpu->stream = gpu->copies = NULL;
-    gpu->held = gpu->launched = false;
-}
-
-// The kernel has ended or gives no sign: reports what it says and releases the device.
-static Exit give_up(Gpu *gpu, const char *what) {
-    say(&gpu->host->mailbox.abort, 1);
-    gpu->dead = true;
-    gpu->open = false;
-    bool left = kernel_leaves(gpu, ABORT_PATIENCE);
-    int result = left ? gpu->cuda->stream_query(gpu->stream) : CUDA_OK;
-    if (result != CUDA_OK) {
-        diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel failed: %s", cuda_words(gpu->ctx, gpu->cuda, result));
-        diag_help(gpu->ctx, "--host runs the same Prog on the host executor");
-    } else {
-        // A kernel that does not leave may still be writing them.
-        EngineReport *records = ARENA_ARRAY(gpu->ctx->arena, EngineReport, REPORT_RECORDS);
-        for (int i = 0; i < REPORT_RECORDS; i++)
-            if (__atomic_load_n(&gpu->host->report[i].kind, __ATOMIC_ACQUIRE)) records[i] = gpu->host->report[i];
-        gpu_report(gpu->ctx, gpu->prog, records, REPORT_RECORDS, what);
-        if (!left) diag_note(gpu->ctx, NO_SPAN, "it does not leave either; it ends with this process");
-    }
-    gpu_release(gpu);
-    return EXIT_VERIFY;
-}
-
-Exit gpu_rest(Gpu *gpu) {
-    if (!gpu->launched) return EXIT_OK;
-    say(&gpu->host->mailbox.stop, 1);
-    if (!kernel_leaves(gpu, STOP_PATIENCE)) return give_up(gpu, "the kernel does not leave");
-    if (gpu->cuda->stream_query(gpu->stream) != CUDA_OK) return give_up(gpu, "the kernel failed");
-    gpu->launched = false;
-    return EXIT_OK;
-}
-
-static Exit is_dead(Gpu *gpu) {
-    diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel has ended in an earlier request; open the session again");
-    return EXIT_VERIFY;
-}
-
 // ---- Requests ----
 
 static Exit gpu_begin(void *self, const DecodeRequest *r) {
     Gpu *gpu = self;
-    if (gpu->dead) return is_dead(gpu);
-    if (gpu->cuda->stream_query(gpu->stream) != (gpu->arm == GPU_GRAPH ? CUDA_OK : CUDA_NOT_READY))
-        return give_up(gpu, gpu->arm == GPU_GRAPH ? "a kernel of the round before failed"
-                                                  : "the kernel ended while it was idle");
-    if (gpu->arm == GPU_GRAPH && (r->logits || r->halt)) {
+    bool graph = gpu->arm == GPU_GRAPH;
+    if (gpu->dead) return gpu_is_dead(gpu);
+    if (!graph && !gpu->launched && !gpu_launch(gpu)) return EXIT_ENVIRONMENT;
+    if (gpu->cuda->stream_query(gpu->stream) != (graph ? CUDA_OK : CUDA_NOT_READY))
+        return gpu_give_up(gpu, graph ? "a kernel of the round before failed" : "the kernel ended while it was idle");
+    if (graph && (r->logits || r->halt)) {
         diag_error(gpu->ctx, E0919, NO_SPAN, "the graph arm is for timing: it gives no logits and halts nowhere");
         return EXIT_INPUT;
     }
@@ -123,10 +43,10 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
                                     .accept_seed = (uint32_t)r->sampling.seed,
                                     .accept_mean = (float)r->accept};
     for (int i = 0; i < r->stop_count; i++) mailbox->body.stops[i] = r->stops[i];
-    say(&mailbox->taken, gpu->read);
-    say(&mailbox->request, ++gpu->number);
+    gpu_say(&mailbox->taken, gpu->read);
+    gpu_say(&mailbox->request, ++gpu->number);
     gpu->open = true;
-    return gpu->arm == GPU_GRAPH ? gpu_graph_begin(gpu) : EXIT_OK;
+    return graph ? gpu_graph_begin(gpu) : EXIT_OK;
 }
 
 static const EngineRound *arrived(const Gpu *gpu) {
@@ -140,7 +60,7 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
     const EngineRound *entry = arrived(gpu);
     double until = 0;
     for (unsigned turn = 0; !entry; turn++) {
-        if (*gpu->options.cancelled) say(&gpu->host->mailbox.cancel, gpu->number);
+        if (*gpu->options.cancelled) gpu_say(&gpu->host->mailbox.cancel, gpu->number);
         if (turn >= SPINS) usleep(NAP_US);
         if (turn % LOOK_EVERY == 0) {
             bool gone = gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY;
@@ -148,8 +68,8 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
             if (until == 0) until = time + 1.5 * gpu->options.timeout;
             entry = arrived(gpu); // also what came before the kernel ended
             if (!entry && (gone || time > until)) {
-                *code = give_up(gpu, gone ? "the kernel gave up: a wait lasted too long"
-                                          : "no round came for 1.5 s: the kernel hangs");
+                *code = gpu_give_up(gpu, gone ? "the kernel gave up: a wait lasted too long"
+                                              : "no round came for 1.5 s: the kernel hangs");
                 return NULL;
             }
         } else
@@ -161,9 +81,9 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
 // Rounds of the graph arm that nobody waits for any more: they end, and are passed over.
 static void graph_end(Gpu *gpu) {
     gpu->open = false;
-    kernel_leaves(gpu, STOP_PATIENCE);
+    gpu_leaves(gpu, STOP_PATIENCE);
     while (arrived(gpu)) gpu->read++;
-    say(&gpu->host->mailbox.taken, gpu->read);
+    gpu_say(&gpu->host->mailbox.taken, gpu->read);
 }
 static Exit graph_cancelled(Gpu *gpu, DecodedRound *out) {
     graph_end(gpu);
@@ -175,9 +95,9 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     Gpu *gpu = self;
     Exit code = EXIT_OK;
     *out = (DecodedRound){0};
-    if (gpu->dead) return is_dead(gpu);
-    say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
-    if (*gpu->options.cancelled) say(&gpu->host->mailbox.cancel, gpu->number);
+    if (gpu->dead) return gpu_is_dead(gpu);
+    gpu_say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
+    if (*gpu->options.cancelled) gpu_say(&gpu->host->mailbox.cancel, gpu->number);
     if (gpu->arm == GPU_GRAPH) { // nothing waits for the host there: rounds are kept on their way
         if (*gpu->options.cancelled) return graph_cancelled(gpu, out);
         if (!gpu_graph_feed(gpu)) return EXIT_ENVIRONMENT;
@@ -199,12 +119,10 @@ static Exit gpu_next(void *self, DecodedRound *out) {
         out->tokens[i] = entry->tokens[i];
         sound = out->tokens[i] >= 0 && out->tokens[i] < gpu->model->vocab;
     }
-    if (gpu->end_count < ROUND_ENDS) {
-        gpu->ends[gpu->end_count] = out->nanoseconds;
-        gpu->decoded[gpu->end_count++] = !out->prompt && !out->cancelled;
-    }
+    gpu->ends[gpu->end_count % ROUND_ENDS] = out->nanoseconds;
+    gpu->decoded[gpu->end_count++ % ROUND_ENDS] = !out->prompt && !out->cancelled;
     gpu->read++;
-    if (!gpu->request.logits) say(&gpu->host->mailbox.taken, gpu->read);
+    if (!gpu->request.logits) gpu_say(&gpu->host->mailbox.taken, gpu->read);
     if (out->last) gpu->open = false;
     if (sound) return EXIT_OK;
     diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel answered at position %d with tokens that there are none of",
@@ -223,16 +141,16 @@ static void gpu_end(void *self) {
         return;
     }
     while (gpu->open) {
-        say(&gpu->host->mailbox.cancel, gpu->number);
+        gpu_say(&gpu->host->mailbox.cancel, gpu->number);
         if (gpu_next(gpu, &round) != EXIT_OK) return;
     }
-    say(&gpu->host->mailbox.taken, gpu->read);
+    gpu_say(&gpu->host->mailbox.taken, gpu->read);
 }
 
 static Exit gpu_logits(void *self, int row, float *out) {
     Gpu *gpu = self;
     size_t vocab = (size_t)gpu->model->vocab, bytes = (size_t)gpu->prog->rows * vocab * sizeof(float);
-    if (gpu->dead) return is_dead(gpu);
+    if (gpu->dead) return gpu_is_dead(gpu);
     if (gpu->logits_of != gpu->read) {
         CudaAddress from = gpu->params.slab + gpu->tables->logits_at;
         if (!cuda_ok(gpu->ctx, gpu->cuda, gpu->cuda->copy_out(gpu->logits, from, bytes, gpu->copies),
@@ -243,24 +161,6 @@ static Exit gpu_logits(void *self, int row, float *out) {
     }
     memcpy(out, gpu->logits + (size_t)row * vocab, vocab * sizeof *out);
     return EXIT_OK;
-}
-
-static Exit gpu_trace(void *self, const char *path) {
-    Gpu *gpu = self;
-    if (gpu->dead) return is_dead(gpu);
-    if (!gpu->params.trace) {
-        diag_error(gpu->ctx, E0917, NO_SPAN, "the session was opened without a trace");
-        return EXIT_INPUT;
-    }
-    size_t count = (size_t)gpu->tables->workers * TRACE_ROOM;
-    EngineTrace *records = ARENA_ARRAY(gpu->ctx->arena, EngineTrace, count);
-    if (!cuda_ok(gpu->ctx, gpu->cuda,
-                 gpu->cuda->copy_out(records, gpu->params.trace, count * sizeof *records, gpu->copies),
-                 "copying the trace") ||
-        !cuda_ok(gpu->ctx, gpu->cuda, gpu->cuda->stream_wait(gpu->copies), "copying the trace"))
-        return EXIT_ENVIRONMENT;
-    TraceRounds rounds = {gpu->ends, gpu->decoded, gpu->end_count};
-    return trace_write(gpu->ctx, gpu->prog, records, count, &rounds, path) ? EXIT_OK : EXIT_ENVIRONMENT;
 }
 
 GpuFigures gpu_figures(const Decoder *decoder) {
@@ -328,7 +228,6 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
                      .next = gpu_next,
                      .logits = gpu_logits,
                      .end = gpu_end,
-                     .trace = gpu_trace,
                      .close = gpu_close};
     return EXIT_OK;
 }

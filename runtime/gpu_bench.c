@@ -1,5 +1,6 @@
-// One rank alone: its weights and caches made on the GPU by the cubin's own kernels (templates/bench.cuh), and the
-// streaming rate of the memory that they lie in. The host only says what each segment is.
+// What `tilerun bench` asks of a GPU beside rounds. For one rank alone: weights and caches made on the GPU by the
+// cubin's own kernels (templates/bench.cuh), of which the host only says what each segment is. For all: the streaming
+// rate of the memory that weights lie in, and what the kernel noted of its tasks.
 #include "emit.h"
 #include "gpu_parts.h"
 #include "../templates/synthetic.h"
@@ -160,16 +161,20 @@ static bool stream_timed(Gpu *gpu, Events *e, void *kernel, EngineStream *range,
     return true;
 }
 
-bool gpu_stream(Gpu *gpu) {
+Exit gpu_stream(const Decoder *decoder, double *rate) {
+    Gpu *gpu = decoder->self;
     uint64_t bytes = gpu->weights->bytes < STREAM_MOST ? gpu->weights->bytes : STREAM_MOST;
     EngineStream range = {gpu->memory[MEMORY_WEIGHTS].at, bytes / STREAM_CHUNK};
     float ms[TURNS];
     void *kernel;
-    if (bytes < STREAM_LEAST) return true;
+    *rate = 0;
+    if (bytes < STREAM_LEAST) return EXIT_OK;
+    Exit code = gpu_rest(gpu);
+    if (code != EXIT_OK) return code;
     if (!ok(gpu, gpu->cuda->module_function(&kernel, gpu->module, STREAM_KERNEL), "finding the kernel that reads") ||
         !ok(gpu, gpu->cuda->function_set(kernel, CUDA_FUNCTION_SHARED, STREAM_CHUNK * STREAM_STAGES),
             "giving the kernel that reads its memory"))
-        return false;
+        return EXIT_ENVIRONMENT;
     Events *e = ARENA_NEW(gpu->ctx->arena, Events);
     e->gpu = gpu;
     ctx_defer(gpu->ctx, events_free, e);
@@ -177,8 +182,48 @@ bool gpu_stream(Gpu *gpu) {
                  ok(gpu, gpu->cuda->event_new(&e->at[1], CUDA_EVENT_TIMED), "making an event") &&
                  stream_timed(gpu, e, kernel, &range, ms);
     ctx_done(gpu->ctx, e);
-    if (!timed) return false;
+    if (!timed) return EXIT_ENVIRONMENT;
     qsort(ms, TURNS, sizeof *ms, by_value);
-    gpu->figures.streaming = (double)(range.chunks * STREAM_CHUNK) / (double)ms[TURNS / 2] * 1e3;
-    return true;
+    *rate = (double)(range.chunks * STREAM_CHUNK) / (double)ms[TURNS / 2] * 1e3;
+    return EXIT_OK;
+}
+
+// ---- The trace ----
+
+Exit gpu_trace(const Decoder *decoder, bool on) {
+    Gpu *gpu = decoder->self;
+    Exit code = gpu_rest(gpu);
+    if (code != EXIT_OK) return code;
+    if (on && !gpu->trace_room) {
+        diag_error(gpu->ctx, E0917, NO_SPAN, "the session was opened without a trace");
+        return EXIT_INPUT;
+    }
+    gpu->params.trace = on ? gpu->memory[MEMORY_TRACE].at : 0;
+    return EXIT_OK;
+}
+
+// Read when the kernel has ended: a copy to memory that is not pinned could wait for it.
+Exit gpu_sums(const Decoder *decoder, TraceSums *out) {
+    Gpu *gpu = decoder->self;
+    if (!gpu->params.trace) {
+        diag_error(gpu->ctx, E0917, NO_SPAN, "the last request was not traced");
+        return EXIT_INPUT;
+    }
+    Exit code = gpu_rest(gpu);
+    if (code != EXIT_OK) return code;
+    size_t bytes = (size_t)gpu->memory[MEMORY_TRACE].bytes;
+    EngineTrace *at = arena_alloc(gpu->ctx->arena, bytes);
+    if (!ok(gpu, gpu->cuda->copy_out(at, gpu->params.trace, bytes, gpu->stream), "copying the trace") ||
+        !ok(gpu, gpu->cuda->stream_wait(gpu->stream), "copying the trace"))
+        return EXIT_ENVIRONMENT;
+    uint64_t ends[ROUND_ENDS];
+    bool decoded[ROUND_ENDS];
+    int count = gpu->end_count < ROUND_ENDS ? gpu->end_count : ROUND_ENDS;
+    for (int i = 0; i < count; i++) {
+        int from = (gpu->end_count - count + i) % ROUND_ENDS;
+        ends[i] = gpu->ends[from], decoded[i] = gpu->decoded[from];
+    }
+    TraceRecords records = {at, gpu->prog->workers, gpu->trace_room};
+    TraceRounds rounds = {ends, decoded, count};
+    return trace_sums(gpu->ctx, gpu->prog, &records, &rounds, out) ? EXIT_OK : EXIT_INPUT;
 }

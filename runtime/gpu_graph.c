@@ -52,7 +52,7 @@ static EngineNode node_of(const Gpu *gpu, const GraphKernel *kernel, int kind, b
         (const EngineInstance *)(const void *)((const uint8_t *)gpu->tables + gpu->tables->instance_at);
     node.tables.instances = node.tables.bodies = (uint32_t)kernel->count;
     node.tables.queue_at = kernel->queue_at;
-    node.flags = first ? NODE_FIRST : 0;
+    node.flags = (first ? NODE_FIRST : 0u) | (kernel->caches ? NODE_CACHES : 0u);
     node.skips = graph_skips(kind);
     node.entry = kernel->entry, node.entries = kernel->entries;
     node.step_count = kernel->step_count;
@@ -125,7 +125,7 @@ bool gpu_graph_open(Gpu *gpu) {
         !ok(gpu, cuda->module_function(&g->function, g->module, GRAPH_KERNEL), "finding the graph arm's kernel") ||
         !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, g->function), "asking for the kernel's memory"))
         return false;
-    g->shared = (unsigned)gpu_shared_bytes(gpu, declared);
+    g->shared = (unsigned)gpu_shared_beside(gpu, declared);
     if (!ok(gpu, cuda->function_set(g->function, CUDA_FUNCTION_SHARED, (int)g->shared), "giving the kernel its pages"))
         return false;
     for (int kind = 0; kind < ROUND_KINDS; kind++)
@@ -134,6 +134,13 @@ bool gpu_graph_open(Gpu *gpu) {
     gpu->figures.kernels[1] = gpu->model->has_drafter ? plan->count[ROUND_DRAFT] : 0;
     gpu->arm = GPU_GRAPH;
     return ok(gpu, cuda->stream_wait(gpu->stream), "making a graph");
+}
+
+bool gpu_graph_clear(Gpu *gpu) {
+    return ok(
+        gpu,
+        gpu->cuda->fill(gpu->memory[MEMORY_GRAPH].at, 0, NODE_SERVING + claims_bytes(gpu->graph->plan), gpu->stream),
+        "clearing the device's memory");
 }
 
 void gpu_graph_close(Gpu *gpu) {
@@ -169,10 +176,6 @@ bool gpu_graph_feed(Gpu *gpu) {
 
 // ---- Arms ----
 
-static bool clear(Gpu *gpu, CudaAddress from, uint64_t bytes) {
-    return ok(gpu, gpu->cuda->fill(from, 0, bytes, gpu->stream), "clearing the device's memory");
-}
-
 Exit gpu_arm(const Decoder *decoder, GpuArm arm) {
     Gpu *gpu = decoder->self;
     if (!gpu->graph || gpu->dead) {
@@ -183,19 +186,10 @@ Exit gpu_arm(const Decoder *decoder, GpuArm arm) {
     }
     Exit code = gpu_rest(gpu);
     if (code != EXIT_OK) return code;
-    GpuHost *host = gpu->host;
-    memset(&host->mailbox, 0, sizeof host->mailbox);
-    memset(host->ring, 0, sizeof host->ring);
-    memset(host->report, 0, sizeof host->report);
-    gpu->read = gpu->number = gpu->logits_of = 0;
     gpu->arm = arm;
-    const GpuMemory *m = gpu->memory;
-    // Up to the tables, which stay: state, gate, abort word, claims, exits.
-    if (!clear(gpu, m[MEMORY_BUFFERS].at, m[MEMORY_BUFFERS].bytes) ||
-        !clear(gpu, m[MEMORY_CONTROL].at, gpu->params.tables - m[MEMORY_CONTROL].at) ||
-        !clear(gpu, m[MEMORY_GRAPH].at, NODE_SERVING + claims_bytes(gpu->graph->plan)) ||
-        (gpu->options.alone && !gpu_fill_caches(gpu)) ||
-        !ok(gpu, gpu->cuda->stream_wait(gpu->stream), "clearing the device's memory"))
-        return EXIT_ENVIRONMENT;
-    return arm == GPU_GRAPH || gpu_launch(gpu) ? EXIT_OK : EXIT_ENVIRONMENT;
+    return (!gpu->options.alone || gpu_fill_caches(gpu)) &&
+                   ok(gpu, gpu->cuda->stream_wait(gpu->stream), "clearing the device's memory") &&
+                   (arm == GPU_GRAPH || gpu_launch(gpu))
+               ? EXIT_OK
+               : EXIT_ENVIRONMENT;
 }

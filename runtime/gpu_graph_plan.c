@@ -132,6 +132,7 @@ static void place(Ctx *ctx, const Prog *prog, const Conflicts *c, int kind, Grap
             GraphPart *part;
             while (!(part = part_in(&kernels[p->kernel], i))) p->kernel++;
             part->steps |= 1ull << s;
+            kernels[p->kernel].caches |= body->steps[s].op == OP_ATTENTION || body->steps[s].op == OP_DRAFT_ATTENTION;
             for (int k = 0; k < body->pool_count; k++)
                 for (int n = 0; n < body->pools[k].item_count; n++)
                     if (body->pools[k].items[n].step == s &&

@@ -21,6 +21,7 @@ typedef struct GraphPart {
 typedef struct GraphKernel {
     GraphPart parts[NODE_INSTANCES]; // by rising instance
     int count;
+    bool caches;             // reads what earlier rounds left in the caches
     uint32_t queue_at;       // in `tables`: EngineQueue [count][workers][3]
     uint32_t entry, entries; // worker w's are those from entry + w * entries on, at most so many
     uint16_t step[NODE_STEPS];

@@ -91,8 +91,12 @@ static void memory_layout(Gpu *gpu) {
     m[MEMORY_BUFFERS] = (GpuMemory){"buffers", gpu->tables->slab_bytes, true, 0};
     m[MEMORY_ROPE] = (GpuMemory){"tables of angles", rope_bytes(gpu), false, 0};
     m[MEMORY_CONTROL] = (GpuMemory){"tables of tasks", control_layout(gpu).bytes, true, 0};
+    if (gpu->options.trace) {
+        int room = trace_room(gpu->prog, TRACE_ROUNDS + 1); // the last one, with which another begins
+        gpu->trace_room = room > TRACE_LEAST ? room : TRACE_LEAST;
+    }
     m[MEMORY_TRACE] = (GpuMemory){
-        "trace", gpu->options.trace ? (uint64_t)gpu->tables->workers * TRACE_ROOM * sizeof(EngineTrace) : 0, true, 0};
+        "trace", (uint64_t)gpu->tables->workers * (uint64_t)gpu->trace_room * sizeof(EngineTrace), false, 0};
     m[MEMORY_GRAPH] = (GpuMemory){"the graph arm", gpu_graph_bytes(gpu), true, 0};
 }
 
@@ -194,8 +198,7 @@ static bool tables_load(Gpu *gpu) {
     p->ring = gpu->host_at + offsetof(GpuHost, ring);
     p->report = gpu->host_at + offsetof(GpuHost, report);
     p->prompt_host = gpu->host_at + offsetof(GpuHost, prompt);
-    p->trace = gpu->memory[MEMORY_TRACE].at;
-    p->trace_room = gpu->options.trace ? TRACE_ROOM : 0;
+    p->trace_room = (uint32_t)gpu->trace_room; // `trace` is 0 until gpu_trace
     p->context = (uint32_t)gpu->context;
     p->ring_size = RING;
     p->timeout_ms = (uint32_t)(gpu->options.timeout * 1e3);
@@ -278,32 +281,8 @@ static bool weights_load(Gpu *gpu) {
 
 // ---- The kernel ----
 
-static int shared_bytes(const Gpu *gpu) { return gpu->prog->page_count * gpu->prog->page_bytes + ENGINE_SHARED_FIXED; }
-
 static bool module_open(Gpu *gpu) {
     return ok(gpu, gpu->cuda->module_load(&gpu->module, gpu->cubin->data, 0, NULL, NULL), "loading the kernel");
-}
-
-int gpu_shared_bytes(const Gpu *gpu, int declared) { // part of what lies beside the pages is declared
-    return shared_bytes(gpu) - (declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED);
-}
-
-bool gpu_launch(Gpu *gpu) {
-    const Cuda *cuda = gpu->cuda;
-    int declared = 0, shared;
-    void *parameters[] = {&gpu->params};
-    if (!ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
-        !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
-        return false;
-    shared = gpu_shared_bytes(gpu, declared);
-    if (!ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, shared), "giving the kernel its pages") ||
-        !ok(gpu, cuda->stream_wait(gpu->stream), "preparing the device's memory"))
-        return false;
-    gpu->launched = ok(gpu,
-                       cuda->launch(gpu->function, gpu->tables->workers, 1, 1, ENGINE_THREADS, 1, 1, (unsigned)shared,
-                                    gpu->stream, parameters, NULL),
-                       "launching the kernel");
-    return gpu->launched;
 }
 
 static bool device_open(Gpu *gpu) {
@@ -334,14 +313,13 @@ Exit gpu_load(Gpu *gpu) {
     memory_layout(gpu);
     gpu->cuda = cuda_open(gpu->ctx, gpu->options.library);
     if (!gpu->cuda || !cuda_device(gpu->ctx, gpu->cuda, gpu->options.device, &gpu->device) ||
-        !cuda_fits(gpu->ctx, &gpu->device, gpu->prog->sku, gpu->prog->workers, shared_bytes(gpu)) ||
-        !device_open(gpu) || !allocate(gpu) || !tables_load(gpu) || !rope_load(gpu) || !module_open(gpu))
+        !cuda_fits(gpu->ctx, &gpu->device, gpu->prog->sku, gpu->prog->workers, gpu_shared(gpu)) || !device_open(gpu) ||
+        !allocate(gpu) || !tables_load(gpu) || !rope_load(gpu) || !module_open(gpu))
         return EXIT_ENVIRONMENT;
     size_t errors = diag_errors(gpu->ctx);
     if (!(gpu->options.alone ? gpu_fill(gpu) : weights_load(gpu)))
         return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
     gpu->figures.ready = gpu_now();
     gpu->figures.weights = gpu->weights->bytes;
-    if (gpu->options.alone && !gpu_stream(gpu)) return EXIT_ENVIRONMENT;
     return (gpu->graph ? gpu_graph_open(gpu) : gpu_launch(gpu)) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

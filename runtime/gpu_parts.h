@@ -3,11 +3,13 @@
 #define TILERUN_GPU_PARTS_H
 #include "cuda.h"
 #include "gpu.h"
+#include "trace.h"
 
 enum {
     RING = 4096,          // rounds that may wait for the host
-    TRACE_ROOM = 4096,    // records a worker
-    ROUND_ENDS = 1024,    // rounds whose times are kept for the trace
+    TRACE_ROUNDS = 6,     // whole rounds that the trace has room for
+    TRACE_LEAST = 4096,   // records a worker, also where rounds are small
+    ROUND_ENDS = 1024,    // newest rounds whose times are kept for the trace
     ABORT_PATIENCE = 400, // ms that the kernel gets to leave
     STOP_PATIENCE = 2000, // ms to leave when idle
     MEMORIES = 8,
@@ -46,7 +48,7 @@ typedef struct Gpu {
     Cuda *cuda;
     CudaDevice device;
     bool held;     // the context
-    bool launched; // the kernel runs, or ran until it failed
+    bool launched; // the kernel runs, or ran until it failed; else it is launched with the next request
     bool dead;     // after a failure: nothing of the device is left
     void *module, *function, *stream, *copies;
     GpuMemory memory[MEMORIES];
@@ -63,33 +65,47 @@ typedef struct Gpu {
     uint32_t number;           // of the newest request
     uint32_t read;             // ring entries
     uint32_t logits_of;        // the entry whose logits are in `logits`
-    uint64_t ends[ROUND_ENDS]; // the GPU's clock at each round's end, of the request
+    uint64_t ends[ROUND_ENDS]; // the GPU's clock at each round's end, of the request; a ring
     bool decoded[ROUND_ENDS];  // whether it was a round of decoding
     int end_count;
+    int trace_room; // records a worker, or 0
 } Gpu;
 
 // gpu_load.c
 Exit gpu_load(Gpu *gpu);
-bool gpu_launch(Gpu *gpu); // the engine; false after reporting
-int gpu_shared_bytes(const Gpu *gpu, int declared); // what a kernel that declares some is given beside them
 // gpu_graph.c: which kernels there are, before memory is allocated; then all that a launch needs. An exit code.
 Exit gpu_graph_plan(Gpu *gpu, const Bundle *bundle);
 uint64_t gpu_graph_bytes(const Gpu *gpu); // of the device
 bool gpu_graph_open(Gpu *gpu);
+bool gpu_graph_clear(Gpu *gpu); // what its kernels keep
 void gpu_graph_close(Gpu *gpu);
 Exit gpu_graph_begin(Gpu *gpu);
 bool gpu_graph_feed(Gpu *gpu); // keeps rounds on their way
-// gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own; then the
-// memory's streaming rate over the weights. False after reporting.
+// gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own; or the caches
+// alone. False after reporting.
 bool gpu_fill(Gpu *gpu);
 bool gpu_fill_caches(Gpu *gpu);
-bool gpu_stream(Gpu *gpu);
+// gpu_kernel.c: bytes of shared memory that the kernel takes at most.
+int gpu_shared(const Gpu *gpu);
+// What a kernel is given that declares some of them.
+int gpu_shared_beside(const Gpu *gpu, int declared);
+// Launches the kernel. False after reporting.
+bool gpu_launch(Gpu *gpu);
+// The idle kernel ends (of the graph arm: all that are on their way), and what it kept is cleared, so that it can be
+// launched anew; weights and caches stay.
+Exit gpu_rest(Gpu *gpu);
+// Whether the kernel has left within `ms`.
+bool gpu_leaves(const Gpu *gpu, int ms);
+// A word of the mailbox, after all that was written before it.
+void gpu_say(volatile uint32_t *word, uint32_t value);
 // gpu_report.c: the diagnostic E0906 with what the records say.
 void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);
 // gpu.c: seconds of CLOCK_MONOTONIC.
 double gpu_now(void);
-// gpu.c: waits until the arm at work has left the device. An exit code.
-Exit gpu_rest(Gpu *gpu);
-// gpu.c: ends the kernel and releases the device, whatever state it is in.
+// gpu_kernel.c: ends the kernel and releases the device, whatever state it is in.
 void gpu_release(Gpu *gpu);
+// The kernel has ended or gives no sign: reports what it says and releases the device.
+Exit gpu_give_up(Gpu *gpu, const char *what);
+// Reports that it was given up.
+Exit gpu_is_dead(const Gpu *gpu);
 #endif

@@ -38,6 +38,7 @@ typedef struct Settings {
     long threads, context, max_tokens, top_k, rounds, device, rank;
     double temperature, top_p, accept, timeout;
     unsigned long long seed;
+    FILE *json, *trace; // where they go, or NULL
 } Settings;
 
 // The only global: a signal handler has no other way to the session.
@@ -54,8 +55,8 @@ static void help(void) {
     printf("\n");
     for (int i = 0; i < OPTION_COUNT; i++) {
         char head[40], where[40] = "";
-        snprintf(head, sizeof head, "%s%s%s", options[i].name, options[i].arg ? " " : "",
-                 options[i].arg ? options[i].arg : "");
+        const char *arg = options[i].arg ? options[i].arg : "";
+        snprintf(head, sizeof head, "%s%s%s", options[i].name, *arg && *arg != '[' ? " " : "", arg);
         for (int c = 0; c < COMMANDS && strlen(options[i].commands) < COMMANDS; c++)
             if (strchr(options[i].commands, commands[c].name[0])) {
                 strcat(where, where[0] ? ", " : " (");
@@ -129,7 +130,8 @@ static int read_arguments(int argc, char **argv, int command, Settings *s) {
         if (!strchr(options[o].commands, commands[command].name[0]))
             return usage("this command has no option %s", options[o].name);
         if (!options[o].arg && equals) return usage("%s takes no value", options[o].name);
-        if (!options[o].arg)
+        if (equals && !equals[1] && options[o].arg[0] == '[') return usage("%s= wants a file", options[o].name);
+        if (!options[o].arg || (options[o].arg[0] == '[' && !equals))
             s->value[o] = "";
         else if (equals)
             s->value[o] = equals + 1;
@@ -153,9 +155,11 @@ static void print_text(void *user, const char *bytes, size_t length) {
 typedef struct Collected {
     char *at;
     size_t length, room;
+    bool shown; // it goes to standard output too
 } Collected;
 static void collect(void *user, const char *bytes, size_t length) {
     Collected *c = user;
+    if (c->shown) print_text(NULL, bytes, length);
     if (c->length + length + 1 > c->room) {
         size_t room = (c->length + length + 1) * 2;
         char *grown = realloc(c->at, room);
@@ -173,11 +177,11 @@ static double mean_round(const tr_result *r) {
     return r->rounds ? sum / r->rounds : 0;
 }
 
-static void print_json(const tr_result *r, const Collected *text) {
+static void print_json(const tr_result *r, const Collected *text, FILE *out) {
     static const char hex[] = "0123456789abcdef";
-    printf("{\"tokens\": [");
-    for (size_t i = 0; i < r->count; i++) printf("%s%d", i ? ", " : "", r->tokens[i]);
-    printf("], \"text\": \"");
+    fprintf(out, "{\"tokens\": [");
+    for (size_t i = 0; i < r->count; i++) fprintf(out, "%s%d", i ? ", " : "", r->tokens[i]);
+    fprintf(out, "], \"text\": \"");
     // The stream gives whole UTF-8 sequences but for bytes that are none, which print as U+FFFD.
     for (size_t i = 0; i < text->length; i++) {
         unsigned char c = (unsigned char)text->at[i];
@@ -190,26 +194,27 @@ static void print_json(const tr_result *r, const Collected *text) {
         while (need && good < need && i + good < text->length && ((unsigned char)text->at[i + good] & 0xC0) == 0x80)
             good++;
         if (c == '"' || c == '\\')
-            printf("\\%c", c);
+            fprintf(out, "\\%c", c);
         else if (c < 0x20 || c == 0x7F)
-            printf("\\u00%c%c", hex[c >> 4], hex[c & 15]);
+            fprintf(out, "\\u00%c%c", hex[c >> 4], hex[c & 15]);
         else if (!need || good < need)
-            printf("\xEF\xBF\xBD");
+            fprintf(out, "\xEF\xBF\xBD");
         else {
-            fwrite(text->at + i, 1, need, stdout);
+            fwrite(text->at + i, 1, need, out);
             i += need - 1;
         }
     }
-    printf("\", \"prompt_tokens\": %zu, \"rounds\": %d, \"acceptance\": %.4f, \"histogram\": [", r->prompt_tokens,
-           r->rounds, r->acceptance);
-    for (int n = 1; n <= TR_MAX_BLOCK; n++) printf("%s%ld", n > 1 ? ", " : "", r->histogram[n]);
+    fprintf(out, "\", \"prompt_tokens\": %zu, \"rounds\": %d, \"acceptance\": %.4f, \"histogram\": [", r->prompt_tokens,
+            r->rounds, r->acceptance);
+    for (int n = 1; n <= TR_MAX_BLOCK; n++) fprintf(out, "%s%ld", n > 1 ? ", " : "", r->histogram[n]);
     double tokens = (double)(r->count ? r->count - 1 : 0);
-    printf("], \"tokens_per_second\": %.1f, \"first_token_ms\": %.3f, \"prompt_seconds\": %.4f, \"decode_seconds\": "
-           "%.4f, ",
-           r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->first_token_seconds * 1e3, r->prompt_seconds,
-           r->decode_seconds);
-    if (r->gpu) printf("\"us_a_round\": %.2f, ", mean_round(r) * 1e6);
-    printf("\"ended\": %s}\n", r->ended ? "true" : "false");
+    fprintf(out,
+            "], \"tokens_per_second\": %.1f, \"first_token_ms\": %.3f, \"prompt_seconds\": %.4f, \"decode_seconds\": "
+            "%.4f, ",
+            r->decode_seconds > 0 ? tokens / r->decode_seconds : 0, r->first_token_seconds * 1e3, r->prompt_seconds,
+            r->decode_seconds);
+    if (r->gpu) fprintf(out, "\"us_a_round\": %.2f, ", mean_round(r) * 1e6);
+    fprintf(out, "\"ended\": %s}\n", r->ended ? "true" : "false");
 }
 
 // The first token comes from the prompt's last round; rates count what the rounds after it gave.
@@ -227,8 +232,7 @@ static void print_stats(const tr_result *r) {
 }
 
 static int generate(tr_session *session, const Settings *s) {
-    bool json = s->value[OPTION_JSON] != NULL;
-    Collected text = {0};
+    Collected text = {.shown = s->json != stdout};
     tr_request request = {.prompt = s->value[OPTION_PROMPT],
                           .max_tokens = (int)s->max_tokens,
                           .temperature = s->temperature,
@@ -236,7 +240,7 @@ static int generate(tr_session *session, const Settings *s) {
                           .top_p = s->top_p,
                           .seed = s->seed,
                           .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
-                          .on_text = json ? collect : print_text,
+                          .on_text = s->json ? collect : print_text,
                           .user = &text};
     tr_result result;
     int code = 0;
@@ -246,10 +250,8 @@ static int generate(tr_session *session, const Settings *s) {
         code = tr_read_tokens(session, s->value[OPTION_TOKENS], &request.tokens, &request.token_count);
     if (code == 0) code = tr_generate(session, &request, &result);
     if (code == 0 || code == 130) {
-        if (json)
-            print_json(&result, &text);
-        else
-            print_stats(&result);
+        if (s->json) print_json(&result, &text, s->json);
+        if (s->json != stdout) print_stats(&result);
     }
     free(text.at);
     return code;
@@ -276,14 +278,15 @@ static BenchJob bench_job(const Settings *s) {
                       .top_p = s->top_p,
                       .top_k = (int)s->top_k,
                       .seed = s->seed,
-                      .trace = s->value[OPTION_TRACE],
                       .graph = graph_arm(s),
-                      .json = s->value[OPTION_JSON] != NULL};
+                      .text = s->json == stdout ? NULL : stdout,
+                      .json = s->json,
+                      .trace = s->trace};
 }
 
 static int bench(tr_session *session, const Settings *s) {
     BenchJob job = bench_job(s);
-    return (s->value[OPTION_COMPARE] ? bench_compare : bench_run)(session, &job, stdout);
+    return (s->value[OPTION_COMPARE] ? bench_compare : bench_run)(session, &job);
 }
 
 // A moving line on a terminal; nothing elsewhere.
@@ -301,6 +304,21 @@ static int run(tr_session *session, const Settings *s, int command) {
     case 1: return logits(session, s);
     default: return bench(session, s);
     }
+}
+
+// Where a result goes: the file of that path, standard output for "", nowhere for NULL. Opened before the work begins.
+static bool out_open(const char *path, FILE **out) {
+    *out = path && *path ? fopen(path, "w") : path ? stdout : NULL;
+    if (!path || *out) return true;
+    fprintf(stderr, "error[E0004]: cannot write to %s: %s\n", path, strerror(errno));
+    return false;
+}
+
+static bool out_close(FILE *out, const char *name) {
+    if (!out) return true;
+    bool written = fflush(out) == 0 && !ferror(out);
+    if (!written) fprintf(stderr, "error[E0004]: cannot write to %s: %s\n", name, strerror(errno));
+    return (out == stdout || fclose(out) == 0) && written;
 }
 
 int main(int argc, char **argv) {
@@ -340,7 +358,7 @@ int main(int argc, char **argv) {
                        .context = (int)s.context,
                        .host = s.value[OPTION_HOST] != NULL,
                        .device = (int)s.device,
-                       .trace = s.value[OPTION_TRACE] != NULL,
+                       .trace = command == 2 && !graph,
                        .graph = graph,
                        .alone = s.value[OPTION_ALONE] != NULL,
                        .rank = (int)s.rank,
@@ -352,6 +370,7 @@ int main(int argc, char **argv) {
         BenchJob job = bench_job(&s);
         open.context = bench_positions(&job);
     }
+    if (!out_open(s.value[OPTION_JSON], &s.json) || !out_open(s.value[OPTION_TRACE], &s.trace)) return ENVIRONMENT;
     int code = command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session) : tr_open(&open, &session);
     if (shown >= 0) fputs("\r\033[K", stderr);
     interrupted_session = session;
@@ -360,10 +379,9 @@ int main(int argc, char **argv) {
         signal(SIGTERM, on_interrupt);
         if (code == 0) code = run(session, &s, command);
     }
-    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
-        fprintf(stderr, "error[E0004]: cannot write to standard output: %s\n", strerror(errno));
-        code = ENVIRONMENT;
-    }
+    if (!out_close(stdout, "standard output") && code == 0) code = ENVIRONMENT;
+    if (!out_close(s.json, s.value[OPTION_JSON]) && code == 0) code = ENVIRONMENT;
+    if (!out_close(s.trace, s.value[OPTION_TRACE]) && code == 0) code = ENVIRONMENT;
     if (session)
         tr_print_errors(session, stderr, false);
     else

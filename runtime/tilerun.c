@@ -2,6 +2,7 @@
 #include "file.h"
 #include "gpu.h"
 #include "pack_file.h"
+#include "phases.h"
 #include "safetensors.h"
 #include "tokenizer.h"
 #include <errno.h>
@@ -144,8 +145,8 @@ static Exit open_gpu(Opening *opening) {
     Exit code = gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
     if (code != EXIT_OK) return code;
     GpuFigures figures = gpu_figures(&s->decoder);
-    s->figures = (tr_figures){
-        figures.ready - opening->started, figures.streaming, figures.weights, {figures.kernels[0], figures.kernels[1]}};
+    s->figures =
+        (tr_figures){figures.ready - opening->started, figures.weights, {figures.kernels[0], figures.kernels[1]}};
     return EXIT_OK;
 }
 
@@ -272,6 +273,7 @@ void tr_close(tr_session *s) {
 }
 
 int tr_vocab(const tr_session *s) { return s->model->vocab; }
+bool tr_on_gpu(const tr_session *s) { return s->decoder.gpu; }
 tr_figures tr_session_figures(const tr_session *s) { return s->figures; }
 bool tr_has_drafter(const tr_session *s) { return s->model->has_drafter; }
 bool tr_has_tokenizer(const tr_session *s) { return s->tokenizer != NULL; }
@@ -488,25 +490,35 @@ int tr_logits_file(tr_session *s, const int *tokens, size_t count, const char *p
     return ctx_protect(s->ctx, score_body, &g) ? g.code : EXIT_ENVIRONMENT;
 }
 
-typedef struct Tracing {
+// ---- Timing ----
+
+typedef struct Timing {
     tr_session *s;
-    const char *path;
+    bool on;
+    double start, *rate;
+    tr_phases *phases;
     int code;
-} Tracing;
+} Timing;
 
 static void trace_body(Ctx *ctx, void *user) {
-    Tracing *g = user;
-    if (g->s->decoder.trace) {
-        g->code = g->s->decoder.trace(g->s->decoder.self, g->path);
+    Timing *t = user;
+    if (t->s->decoder.gpu) {
+        t->code = gpu_trace(&t->s->decoder, t->on);
         return;
     }
     diag_error(ctx, E0917, NO_SPAN, "the host executor keeps no trace");
-    g->code = EXIT_INPUT;
+    t->code = EXIT_INPUT;
 }
 
-int tr_trace_file(tr_session *s, const char *path) {
-    Tracing g = {s, path, EXIT_ENVIRONMENT};
-    return ctx_protect(s->ctx, trace_body, &g) ? g.code : EXIT_ENVIRONMENT;
+static void traced_body(Ctx *ctx, void *user) {
+    Timing *t = user;
+    TraceSums sums;
+    if (!t->s->decoder.gpu) {
+        trace_body(ctx, t);
+        return;
+    }
+    t->code = gpu_sums(&t->s->decoder, &sums);
+    if (t->code == EXIT_OK) *t->phases = phases_of(ctx, t->s->model, t->s->prog, &sums, t->start);
 }
 
 typedef struct Using {
@@ -529,6 +541,25 @@ int tr_use(tr_session *s, tr_arm arm) {
     Using u = {s, arm, EXIT_ENVIRONMENT};
     return ctx_protect(s->ctx, use_body, &u) ? u.code : EXIT_ENVIRONMENT;
 }
+
+static void stream_body(Ctx *ctx, void *user) {
+    Timing *t = user;
+    (void)ctx;
+    *t->rate = 0;
+    t->code = EXIT_OK;
+    if (t->s->decoder.gpu) t->code = gpu_stream(&t->s->decoder, t->rate);
+}
+
+static int timing(Timing t, void (*body)(Ctx *, void *)) {
+    t.code = EXIT_ENVIRONMENT;
+    return ctx_protect(t.s->ctx, body, &t) ? t.code : EXIT_ENVIRONMENT;
+}
+
+int tr_trace(tr_session *s, bool on) { return timing((Timing){.s = s, .on = on}, trace_body); }
+int tr_traced(tr_session *s, double start, tr_phases *out) {
+    return timing((Timing){.s = s, .start = start, .phases = out}, traced_body);
+}
+int tr_stream(tr_session *s, double *rate) { return timing((Timing){.s = s, .rate = rate}, stream_body); }
 
 // ---- Files of ids ----
 

@@ -31,7 +31,7 @@ typedef struct tr_options {
     bool host;           // run a GPU SKU's bundle on the host executor
     int device;          // number of the GPU
     double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
-    bool trace;          // for tr_trace_file
+    bool trace;          // room for tr_trace
     bool graph;          // on a GPU: prepare the graph arm, which then runs first (tr_use)
     bool alone;          // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
     int rank;            // whose, from 0
@@ -78,10 +78,30 @@ typedef struct tr_result {
 
 typedef struct tr_figures { // of a session on a GPU; zeros elsewhere
     double weights_seconds; // from opening until the weights were there
-    double streaming;       // bytes a second that the memory was measured to give; 0: it was not
     uint64_t weights;       // bytes
     int kernels[2];         // with the graph arm: of a round of one token, of a drafted round
 } tr_figures;
+
+typedef struct tr_phase { // an op of the round, or several
+    const char *name;
+    double times;            // steps of a round
+    double us;               // of a round: from the latest end of the steps before it to its own end
+    double bytes;            // that it reads in a round
+    double tasks;            // of a round, on all workers
+    double wait_us, task_us; // of a task, on average: from posted until its inputs are ready; from begin to end
+} tr_phase;
+
+typedef struct tr_phases { // of the rounds of decoding that were traced last
+    int rounds;
+    double us;             // a round
+    double other_us;       // of it: in no op
+    double experts;        // active in a layer, on average; 0: the model has none
+    double weights, cache; // bytes that a round reads: weights; keys and values
+    const tr_phase *ops;   // in the round's order
+    int op_count;
+    const tr_phase *sums; // of what belongs together
+    int sum_count;
+} tr_phases;
 
 // *out is set also on failure (for tr_print_errors), but for lack of memory, when it is NULL and 3 is returned.
 int tr_open(const tr_options *options, tr_session **out);
@@ -91,8 +111,15 @@ int tr_generate(tr_session *session, const tr_request *request, tr_result *resul
 int tr_logits(tr_session *session, const int *tokens, size_t count, float *out);
 // Writes them as a safetensors file with the tensor `logits`.
 int tr_logits_file(tr_session *session, const int *tokens, size_t count, const char *path);
-// Of the last request, of a session opened with `trace` on a GPU: how long each op took of a round, as JSON.
-int tr_trace_file(tr_session *session, const char *path);
+// For timing on a GPU. Whether requests are traced from now on, of a session opened with `trace`: the kernel is ended,
+// and the next request launches it anew.
+int tr_trace(tr_session *session, bool on);
+// What the trace of the last request says, with the bytes of rounds behind `start` positions. Lives until the next
+// request.
+int tr_traced(tr_session *session, double start, tr_phases *out);
+// Bytes a second that the memory gives to a kernel that only reads weights, with ours ended as by tr_trace; 0: there
+// are so few that they stay in L2.
+int tr_stream(tr_session *session, double *bytes_per_second);
 // Of a session opened with `graph`: what runs requests from now on, from a state as if just opened.
 typedef enum tr_arm { TR_ENGINE, TR_GRAPH } tr_arm;
 int tr_use(tr_session *session, tr_arm arm);
@@ -103,6 +130,7 @@ int tr_pack(const tr_options *options, int rank, const char *path, tr_session **
 int tr_read_tokens(tr_session *session, const char *path, const int **tokens, size_t *count);
 tr_figures tr_session_figures(const tr_session *session);
 int tr_vocab(const tr_session *session);
+bool tr_on_gpu(const tr_session *session);
 bool tr_has_drafter(const tr_session *session);
 bool tr_has_tokenizer(const tr_session *session);
 void tr_cancel(tr_session *session);

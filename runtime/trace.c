@@ -1,122 +1,129 @@
 #include "trace.h"
-#include "file.h"
-#include "text.h"
 #include <string.h>
 
+int trace_room(const Prog *prog, int rounds) {
+    int64_t most = 0, items = 0;
+    for (int w = 0; w < prog->workers; w++) {
+        int64_t entries = 0;
+        for (int i = 0, layer; i < prog_instances(prog); i++) {
+            const Body *body = &prog->bodies[prog_instance(prog, i, &layer)->body];
+            const Queue *queue = prog_queue(prog, body, w, ROLE_COMPUTE);
+            for (int e = 0; e < queue->count; e++) entries += queue->entries[e].kind == ENTRY_TASK;
+        }
+        if (entries > most) most = entries;
+    }
+    for (int i = 0, layer; i < prog_instances(prog); i++) {
+        const Body *body = &prog->bodies[prog_instance(prog, i, &layer)->body];
+        for (int p = 0; p < body->pool_count; p++)
+            items += 2 * ((int64_t)body->pools[p].keys * body->pools[p].item_count / prog->workers + 1);
+    }
+    return (int)((most + items) * rounds);
+}
+
 typedef struct Cell { // a step of an instance in one round
-    uint64_t ready, ended, busy;
+    uint64_t ended, waits, work;
     int tasks;
 } Cell;
 
-typedef struct OpTime {
-    double time, busy; // ns on the way from end to end; ns of its tasks over all workers
-    long instances, tasks;
-} OpTime;
-
 typedef struct Tracing {
+    const Prog *prog;
     int instances, *first; // [instances + 1]: of an instance's steps
     const Body **bodies;   // [instances]
+    Segment *segments;     // [instances]
     Cell *cells;           // of one round
-    OpTime ops[OP_COUNT];
-    double total;
-    int rounds;
+    long layers;           // with experts, over all rounds
+    TraceSums *sums;
 } Tracing;
 
-// Clears the cells and fills them with the records of the round (begin, end]. How many steps have records.
-static int cells_fill(Tracing *t, const EngineTrace *records, size_t count, uint64_t begin, uint64_t end) {
-    int seen = 0;
+// Clears the cells and fills them with the tasks of the round that were posted in [begin, end): all of it, since its
+// gate opens behind the stamp of the round before. A task that was skipped never began: that word is an older task's.
+static void cells_fill(Tracing *t, const TraceRecords *records, uint64_t begin, uint64_t end) {
     memset(t->cells, 0, (size_t)t->first[t->instances] * sizeof *t->cells);
-    for (size_t i = 0; i < count; i++) {
-        const EngineTrace *r = &records[i];
-        if (r->ended <= begin || r->ended > end || r->instance >= (uint32_t)t->instances ||
+    for (size_t i = 0; i < (size_t)records->workers * (size_t)records->room; i++) {
+        const EngineTrace *r = &records->at[i];
+        if (r->posted < begin || r->posted >= end || r->ready < r->posted || r->begun < r->posted ||
+            r->ended < r->begun || r->instance >= (uint32_t)t->instances ||
             r->step >= (uint32_t)t->bodies[r->instance]->step_count)
             continue;
         Cell *cell = &t->cells[t->first[r->instance] + (int)r->step];
-        seen += cell->tasks == 0;
-        if (cell->tasks == 0 || r->ready < cell->ready) cell->ready = r->ready;
-        if (r->ended > cell->ended) cell->ended = r->ended;
-        cell->busy += r->ended - r->begun;
+        if (r->ended > cell->ended) cell->ended = r->ended < end ? r->ended : end;
+        cell->waits += r->ready - r->posted;
+        cell->work += r->ended - r->begun;
         cell->tasks++;
     }
-    return seen;
+}
+
+static int tiles_of_key(const Body *body, int step) {
+    int tiles = 0;
+    for (int p = 0; p < body->pool_count; p++)
+        for (int i = 0; i < body->pools[p].item_count; i++) tiles += body->pools[p].items[i].step == step;
+    return tiles;
 }
 
 static void round_add(Tracing *t, uint64_t begin, uint64_t end) {
     uint64_t latest = begin;
+    bool seen = false;
     for (int i = 0; i < t->instances; i++) {
         const Body *body = t->bodies[i];
         for (int s = 0; s < body->step_count; s++) {
             const Cell *cell = &t->cells[t->first[i] + s];
             if (cell->tasks == 0) continue;
-            OpTime *op = &t->ops[body->steps[s].op];
-            op->instances++;
+            TraceOp *op = &t->sums->of[t->segments[i]][body->steps[s].op];
+            seen = true;
+            op->steps++;
             op->tasks += cell->tasks;
-            op->busy += (double)cell->busy;
+            op->waits += (double)cell->waits;
+            op->work += (double)cell->work;
+            if (body->steps[s].op == OP_EXPERTS_UP && tiles_of_key(body, s)) {
+                t->sums->experts += (double)cell->tasks / tiles_of_key(body, s);
+                t->layers++;
+            }
             if (cell->ended <= latest) continue;
             op->time += (double)(cell->ended - latest);
             latest = cell->ended;
         }
     }
-    t->total += (double)(end - begin);
-    t->rounds++;
+    if (!seen) return;
+    t->sums->total += (double)(end - begin);
+    t->sums->rounds++;
 }
 
-static char *print(Ctx *ctx, const Tracing *t) {
-    Text text = text_new(ctx->arena);
-    double rounds = t->rounds, sum = 0;
-    text_printf(&text, "{\n  \"rounds\": %d,\n  \"us_a_round\": %.2f,\n  \"ops\": [", t->rounds,
-                t->total / rounds * 1e-3);
-    bool done[OP_COUNT] = {false};
-    for (int n = 0; n < OP_COUNT; n++) {
-        int best = -1;
-        for (int op = 0; op < OP_COUNT; op++)
-            if (!done[op] && t->ops[op].tasks && (best < 0 || t->ops[op].time > t->ops[best].time)) best = op;
-        if (best < 0) break;
-        const OpTime *op = &t->ops[best];
-        done[best] = true;
-        sum += op->time;
-        text_printf(&text,
-                    "%s\n    {\"op\": \"%s\", \"steps\": %.1f, \"tasks\": %.1f, \"us\": %.2f, \"share\": %.4f, "
-                    "\"worker_us\": %.2f}",
-                    n ? "," : "", op_name((OpId)best), (double)op->instances / rounds, (double)op->tasks / rounds,
-                    op->time / rounds * 1e-3, op->time / t->total, op->busy / rounds * 1e-3);
+// What was posted at this time or later is kept of every worker.
+static uint64_t kept_since(const TraceRecords *records) {
+    uint64_t since = 0;
+    for (int w = 0; w < records->workers; w++) {
+        const EngineTrace *of = records->at + (size_t)w * (size_t)records->room;
+        uint64_t oldest = UINT64_MAX;
+        for (int i = 0; i < records->room; i++)
+            if (of[i].posted < oldest) oldest = of[i].posted;
+        if (oldest > since) since = oldest;
     }
-    text_printf(&text, "\n  ],\n  \"other_us\": %.2f\n}\n", (t->total - sum) / rounds * 1e-3);
-    return text.at;
+    return since;
 }
 
-char *trace_summary(Ctx *ctx, const Prog *prog, const EngineTrace *records, size_t count, const TraceRounds *rounds) {
-    Tracing t = {.instances = prog_instances(prog)};
+bool trace_sums(Ctx *ctx, const Prog *prog, const TraceRecords *records, const TraceRounds *rounds, TraceSums *out) {
+    *out = (TraceSums){0};
+    Tracing t = {.prog = prog, .instances = prog_instances(prog), .sums = out};
     t.first = ARENA_ARRAY(ctx->arena, int, t.instances + 1);
     t.bodies = ARENA_ARRAY(ctx->arena, const Body *, t.instances);
+    t.segments = ARENA_ARRAY(ctx->arena, Segment, t.instances);
     for (int i = 0, layer; i < t.instances; i++) {
-        t.bodies[i] = &prog->bodies[prog_instance(prog, i, &layer)->body];
+        const RoundItem *item = prog_instance(prog, i, &layer);
+        t.bodies[i] = &prog->bodies[item->body];
+        t.segments[i] = item->segment;
         t.first[i + 1] = t.first[i] + t.bodies[i]->step_count;
     }
     t.cells = ARENA_ARRAY(ctx->arena, Cell, t.first[t.instances] + 1);
-    uint64_t from = UINT64_MAX, to = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (records[i].ended && records[i].ended < from) from = records[i].ended;
-        if (records[i].ended > to) to = records[i].ended;
+    uint64_t since = kept_since(records);
+    for (int i = 1; i < rounds->count; i++) {
+        uint64_t begin = rounds->ends[i - 1], end = rounds->ends[i];
+        if (!rounds->decoded[i] || begin < since || end <= begin) continue;
+        cells_fill(&t, records, begin, end);
+        round_add(&t, begin, end);
     }
-    // A worker's room may end inside a round: rounds with as many steps as the fullest one are whole.
-    int *seen = ARENA_ARRAY(ctx->arena, int, rounds->count + 1), most = 1;
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 1; i < rounds->count; i++) {
-            uint64_t begin = rounds->ends[i - 1], end = rounds->ends[i];
-            if (!rounds->decoded[i] || end <= from || begin >= to || (pass && seen[i] < most)) continue;
-            seen[i] = cells_fill(&t, records, count, begin, end);
-            if (pass) round_add(&t, begin, end);
-            if (seen[i] > most) most = seen[i];
-        }
-    if (t.rounds) return print(ctx, &t);
+    if (t.layers) out->experts /= (double)t.layers;
+    if (out->rounds) return true;
     diag_error(ctx, E0917, NO_SPAN, "the trace holds no whole round of decoding");
-    diag_help(ctx, "the kernel keeps a few thousand tasks a worker: take more --rounds");
-    return NULL;
-}
-
-bool trace_write(Ctx *ctx, const Prog *prog, const EngineTrace *records, size_t count, const TraceRounds *rounds,
-                 const char *path) {
-    char *text = trace_summary(ctx, prog, records, count, rounds);
-    return text && file_write(ctx, path, text, strlen(text));
+    diag_help(ctx, "take more --rounds");
+    return false;
 }

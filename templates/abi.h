@@ -269,6 +269,7 @@ typedef struct EngineNode {
 enum {
     NODE_FIRST = 1, // of a round: its state is new
     NODE_TAKE = 2,  // takes the request in the mailbox, and does nothing else; one block
+    NODE_CACHES = 4, // reads what earlier rounds left in the caches
 };
 
 // ---- Weights and caches at random, made on the GPU: one launch of the kernel FILL_KERNEL a segment ----

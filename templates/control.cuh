@@ -78,7 +78,7 @@ template <class Model> struct Control {
             number = load_acquire_system((const uint32_t *)&m->request);
             if (number != serving->number) break;
             if (m->stop) return false;
-            if ((n & 15) == 0 && (host_aborts() || tick_now(who) >= DYING)) give_up(who, WAITER_GATE, 0, 0, 0, false);
+            if ((n & 15) == 0 && (host_aborts() || s->dying)) give_up(who, WAITER_GATE, 0, 0, 0, false);
         }
         __syncwarp();
         uint32_t *to = reinterpret_cast<uint32_t *>(&serving->request);
@@ -123,8 +123,7 @@ template <class Model> struct Control {
         const uint32_t room = hold ? 0 : p->ring_size / 2;
         if (!hold && serving->entry % room != 0) return; // looked at now and then: it is across the bus
         for (uint32_t n = 1; (int)(serving->entry - mailbox()->taken) > (int)room; n++) {
-            if ((n & 15) == 0 && (host_aborts() || tick_now(who) >= DYING || mailbox()->cancel == serving->number))
-                break;
+            if ((n & 15) == 0 && (host_aborts() || s->dying || mailbox()->cancel == serving->number)) break;
         }
     }
 
@@ -265,6 +264,7 @@ template <class Model> struct Control {
         else {
             if (Model::RANKS > 1 && !at.skip) push(step, at);
             signal_all(*p, *s, at, 0);
+            __syncwarp(); // all have read `at`
         }
     }
 

@@ -23,6 +23,8 @@ template <class Model> struct Dispatch {
     const EngineTables *t;
     const uint32_t *counters;
     uint32_t number, round;
+    uint32_t taken;  // items so far
+    uint32_t strips; // for the finishers, so far; lane 0
     Gate gate;
     Waiter who;
     uint32_t entry, end; // of the queue at hand
@@ -92,19 +94,24 @@ template <class Model> struct Dispatch {
             at.expert = expert, at.rows_of_key = chosen_by;
             at.page = page, at.page_lo = page_lo, at.page_hi = page_hi, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
+            const uint32_t outputs = slot.step.strip_outputs;
+            at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
+            at.first_strip = strips;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
+            if (!at.skip && !slot.step.direct) strips += at.strips;
             at.tap = in.tap;
             at.round = round;
             at.input = round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);
             if (p->trace) {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
-                trace->instance = f.instance, trace->step = w7 >> 16, trace->posted = nanoseconds();
+                // One that only has inputs loaded is none of its step's tasks.
+                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16;
+                trace->posted = nanoseconds();
             }
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->posted[place]));
+        warp_arrive(shared_address(&s->posted[place]));
         who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
     }
 
@@ -133,13 +140,9 @@ template <class Model> struct Dispatch {
             wait_more(f, key);
         else
             grid_wait(), grid_release();
-        __syncwarp();
-        if (lane_id() == 0) {
-            if (p->trace)
-                pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready =
-                    nanoseconds();
-            barrier_arrive(shared_address(&s->ready[number % SLOTS]));
-        }
+        if (p->trace && lane_id() == 0)
+            pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+        warp_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
     // Posts `f`, waits for it, meanwhile fetches `next`.
@@ -154,7 +157,7 @@ template <class Model> struct Dispatch {
             if (look(f)) break;
             if ((n & 255) == 0 && !f.holds)
                 watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
-            else if ((n & 255) == 0 && tick_now(who) >= DYING)
+            else if ((n & 255) == 0 && s->dying)
                 asm volatile("exit;"); // the record is that of the lanes whose counters are short
         }
         ready(f, key);
@@ -167,18 +170,17 @@ template <class Model> struct Dispatch {
     DEVICE void pool(const Fetch &f) {
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[f.field(7) & 0xFFFF];
         const uint32_t page_lo = pool.page_lo, page_hi = pool.page_hi;
-        uint32_t page = page_lo, taken = s->items_out, last = ~0u, last_signal = ~0u, first_group = 0;
+        uint32_t page = page_lo, last = ~0u, last_signal = ~0u, first_group = 0;
         Fetch item = f;
         for (;;) {
-            for (uint32_t n = 1, since = 0; shared_acquire(shared_address(&s->items_in)) == taken; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            const Item &in = s->items[taken % ITEM_ROOM];
+            const uint32_t place = taken % ITEM_ROOM;
+            barrier_wait(who, s->item_full[place], taken / ITEM_ROOM & 1);
+            const Item &in = s->items[place];
             const int key = in.key;
             const uint32_t expert = in.expert, chosen_by = in.chosen_by;
             if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
+            warp_arrive(shared_address(&s->item_free[place]));
             taken++;
-            __syncwarp();
-            if (lane_id() == 0) shared_release(shared_address(&s->items_out), taken);
             if (key < 0) return;
             const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
             if (step != last) {
@@ -212,12 +214,9 @@ template <class Model> struct Dispatch {
             fetch_entry(now);
             fetch_rest(now, -1);
             gate = gate_wait(who, round);
-            // The loader has read the gate before last: pages of that round were used.
-            if (lane_id() == 0) {
-                s->gates[round % 2] = gate;
-                shared_release(shared_address(&s->gates_open), round + 1);
-            }
-            __syncwarp();
+            barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
+            if (lane_id() == 0) s->gates[round % 2] = gate;
+            warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
             run_entries(now, next);
         }
@@ -253,8 +252,8 @@ template <class Model> struct Dispatch {
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;
-            barrier_arrive(shared_address(&s->posted[place]));
         }
+        warp_arrive(shared_address(&s->posted[place]));
     }
 };
 #endif

@@ -38,7 +38,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
                 keep_rows<typename Model::Drafter, false>(c);
             break;
         case RUN_JOIN:
-            if (Model::SPLIT > 1) join_parts<typename Model::Target>(c);
+            if constexpr (Model::SPLIT > 1) join_parts<Model>(c);
             break;
         case RUN_ROUTE_ROWS:
             if constexpr (Model::EXPERTS > 0) route_rows<Model>(c);
@@ -62,7 +62,6 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
 }
 
 template <class Model> DEVICE void engine(const EngineParams &p) {
-    extern __shared__ __align__(128) char pages[];
     __shared__ Shared s;
     __shared__ Serving serving;
     const EngineTables *given = pointer<const EngineTables>(p.tables), *t = &s.tables;
@@ -80,8 +79,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
     barriers_init(s, thread);
     if (thread == 0) {
-        s.items_in = s.items_out = s.gates_open = 0;
-        s.tick = 1;
+        s.dying = 0;
         serving.number = serving.entry = 0;
         serving.idle = 1;
     }
@@ -90,10 +88,10 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
-            Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, 0, who};
+            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, who};
             loader.run();
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, 0, {}, who};
             dispatch.run();
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
@@ -102,7 +100,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             report_role(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
-        Compute c = {&p, &s, shared_address(pages), Model::PAGE_BYTES, 0, 0, 0, {0}, who, warp - 4};
+        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4};
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();

@@ -1,6 +1,6 @@
 // finish: the finishers' part of linear ops: they add the k warps' partial sums of a strip in warp order, apply the
-// row's norm factor, and do what the op does with its outputs. Strip n of a task belongs to finisher n mod 4; the last
-// one of a task to be done signals.
+// row's norm factor, and do what the op does with its outputs. Strip n of all belongs to finisher n mod 4; the last one of a
+// task to be done signals.
 //
 // A lane holds outputs g and g + 8 of the strip for tokens 2t and 2t + 1.
 #ifndef TILEGEN_FINISH_CUH
@@ -15,7 +15,8 @@ static DEVICE float swiglu(float gate, float up, float alpha, float limit) {
 struct Finisher {
     const EngineParams *p;
     Shared *s;
-    uint32_t number, strips;
+    uint32_t number;
+    uint32_t stored; // parity of its place's next direct task
     Waiter who;
     int index; // among the finishers
 };
@@ -126,7 +127,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
-    const uint32_t strip_outputs = step.strip_outputs, strips = (at.hi - at.lo + strip_outputs - 1) / strip_outputs,
+    const uint32_t strip_outputs = step.strip_outputs, strips = at.strips,
                    warps_k = step.warps_k;
     const Ending e = {step.finish,
                       step.out_row,
@@ -146,8 +147,9 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     float factor[2] = {1, 1};
     bool known = !normed;
     barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1);
-    for (uint32_t strip = f.index; strip < strips; strip += FINISHERS) {
-        const uint32_t q = f.strips + strip, place = q % STRIP_SLOTS;
+    // A finisher has every fourth strip of all, and with it every use of a place: it cannot be lapped.
+    for (uint32_t strip = (f.index - at.first_strip) % FINISHERS; strip < strips; strip += FINISHERS) {
+        const uint32_t q = at.first_strip + strip, place = q % STRIP_SLOTS;
         const int n = e.n + (int)(strip * strip_outputs);
         float old[4] = {0, 0, 0, 0}, v[4] = {0, 0, 0, 0};
         if (e.kind == FINISH_RESIDUAL) { // what the sum is added to, on its way while the products run
@@ -158,7 +160,8 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float2 share = make_float2(0, 0);
         if (!known && g < (int)warps_k)
-            share = *reinterpret_cast<const float2 *>(&f.s->squares[f.number % SLOTS][g][token]);
+            share = *reinterpret_cast<const float2 *>(
+                &f.s->squares[f.number % SLOTS][(strip * warps_k + g) % COMPUTE_WARPS][token]);
 #pragma unroll
         for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
             float4 part[COMPUTE_WARPS / 2];
@@ -172,8 +175,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
                 v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->strip_free[place]));
+        warp_arrive(shared_address(&f.s->strip_free[place]));
         if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
 #pragma unroll
             for (int step4 = 4; step4 < 32; step4 *= 2)
@@ -186,7 +188,6 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
         for (int i = 0; i < 4; i++) v[i] += old[i];
         finish_strip<Model>(f, slot, e, (int)strip, n, v);
     }
-    f.strips += strips;
 }
 
 template <class Model> static DEVICE void finish_role(Finisher &f) {
@@ -197,7 +198,13 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         if (slot.step.op == RUN_LEAVE) return;
         const bool linear = slot.step.op <= RUN_LINEAR_F32;
         if (linear && slot.step.direct && !slot.at.skip) {
-            // the compute warps' own
+            static_assert(FINISHERS == SLOTS, "a place belongs to a finisher");
+            if (place == (uint32_t)f.index) { // the compute warps have stored; a release waits, so it is not theirs
+                barrier_wait(f.who, f.s->stored[opaque(place)], f.stored);
+                f.stored ^= 1;
+                trace_end(*f.p, f.number);
+                signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
+            }
         } else if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
             if (linear && !slot.at.skip)
@@ -208,16 +215,16 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 __syncwarp();
                 uint32_t before = 0;
                 if (lane_id() == 0) before = shared_add(shared_address(&f.s->finished[place]), 1);
+                __syncwarp(); // what the others wrote comes before the signals of every lane
                 before = __shfl_sync(~0u, before, 0);
                 if (before == FINISHERS - 1) {
-                    f.s->finished[place] = 0;
+                    if (lane_id() == 0) f.s->finished[place] = 0;
                     trace_end(*f.p, f.number);
                     signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
                 }
             }
         }
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&f.s->freed[place]));
+        warp_arrive(shared_address(&f.s->freed[place]));
     }
 }
 #endif

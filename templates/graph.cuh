@@ -6,8 +6,8 @@
 // loader runs as far ahead as there are pages), norm weights, angles. What the kernel before has written is read after
 // grid_wait alone. Every block with work says grid_release behind its grid_wait; so when a kernel's first block begins,
 // the last kernel but one has ended, and what that one wrote is there from the start: the round's state but in the
-// first kernel of a round, and the routing where a kernel lies between it and its experts. A block without work leaves
-// at once.
+// first kernel of a round, the routing where a kernel lies between it and its experts, and what earlier rounds left in
+// the caches, which attention asks for early: it is never in a round's first kernel. A block without work leaves at once.
 //
 // A block takes all of an SM (threads, registers, nearly all shared memory), so a kernel's blocks begin as those of the
 // kernel before leave, SM by SM: weights are loaded while other SMs are still at it, but never across it on one SM.
@@ -51,7 +51,11 @@ template <class Model> static DEVICE uint32_t touch_all(const EngineNode &node, 
 
 static DEVICE Gate node_gate(const EngineNode &node) {
     const EngineState *state = pointer<const EngineState>(node.params.state);
-    return {node.skips, __ldcg(&state->start), __ldcg(&state->rows), 0, 0, 0};
+    Gate gate = {node.skips, 0, __ldcg(&state->rows), 0, 0, 0};
+    // As the engine's gate: of caches nothing older than this is read from here on. Elsewhere the tables stay near.
+    gate.start = node.flags & NODE_CACHES ? (int)load_acquire(reinterpret_cast<const uint32_t *>(&state->start))
+                                          : __ldcg(&state->start);
+    return gate;
 }
 
 template <class Model> static DEVICE void dispatch_node(Dispatch<Model> &d, const EngineNode &node) {
@@ -102,11 +106,11 @@ static DEVICE void time_node(const Waiter &w, const EngineNode &node, const uint
     const uint32_t at = shared_address(&done);
     const bool aborted = load_relaxed(pointer<uint32_t>(w.p->abort));
     const uint64_t until = nanoseconds() + (aborted ? 100000 : w.p->timeout_ms * 1000000ull);
-    if (aborted) *(volatile uint32_t *)&w.s->tick = DYING;
+    if (aborted) w.s->dying = 1;
     while (!barrier_try(at, 0)) {
         if (nanoseconds() < until) continue;
         if (aborted) return;
-        *(volatile uint32_t *)&w.s->tick = DYING;
+        w.s->dying = 1;
         *pointer<volatile uint32_t>(w.p->abort) = 1;
         for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) { // as the round numbers them
             const uint32_t instance = *(volatile uint32_t *)&w.s->waiters[warp].instance;
@@ -118,7 +122,6 @@ static DEVICE void time_node(const Waiter &w, const EngineNode &node, const uint
 }
 
 template <class Model> DEVICE void graph_node(const EngineNode &node) {
-    extern __shared__ __align__(128) char pages[];
     __shared__ Shared s;
     __shared__ Serving serving;
     __shared__ uint64_t done; // of the roles
@@ -140,9 +143,8 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
     barriers_init(s, thread);
     if (thread == 0) {
-        barrier_init(shared_address(&done), 3 + COMPUTE_WARPS + FINISHERS);
-        s.items_in = s.items_out = 0;
-        s.tick = 1;
+        barrier_init(shared_address(&done), (3 + COMPUTE_WARPS + FINISHERS) * ENGINE_ARRIVALS);
+        s.dying = 0;
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
@@ -150,12 +152,12 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
-            Loader<Model> loader = {&p, &s, shared_address(pages), ~0u, 0, who};
+            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, who};
             const uint64_t policy = policy_stream();
             for (uint32_t instance = 0; instance < t->instances; instance++)
                 loader.run_instance(t, 0, instance, {}, policy);
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, 0, {}, who};
             dispatch_node(dispatch, node);
         } else if (warp == 2) {
             uint32_t entries = 0;
@@ -168,14 +170,13 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
         }
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
-        Compute c = {&p, &s, shared_address(pages), Model::PAGE_BYTES, 0, 0, 0, {0}, who, warp - 4};
+        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4};
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
         Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
-    __syncwarp();
-    if (lane_id() == 0) barrier_arrive(shared_address(&done));
+    warp_arrive(shared_address(&done));
 }
 #endif

@@ -9,10 +9,7 @@
 struct Compute {
     const EngineParams *p;
     Shared *s;
-    uint32_t pages;      // shared-memory address of page 0
-    uint32_t page_bytes; //
     uint32_t number;     // instructions so far
-    uint32_t strips;     // strips of linear ops so far
     uint32_t phases;     // parity of each page's next full phase
     Group group;
     Waiter who;
@@ -30,31 +27,25 @@ struct Compute {
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s->freed[number % SLOTS]));
+        warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
     // Every partial sum has been read: `partial` may be used for other things.
     DEVICE void drain() {
+        const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
             barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
     }
 };
 
 // The pages of the instruction at hand, chunk by chunk; every warp waits for each and releases each.
-struct Chunks {
+template <class Model> struct Chunks {
     uint32_t page, next; // next: the chunk that the warp is at
     bool held;           // its page has been waited for
     DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
-    DEVICE void wait(Compute &c) {
-        if (held) return;
-        barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
-        held = true;
-    }
     DEVICE void release(Compute &c) {
-        wait(c);
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&c.s->empty[page]));
+        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
         next++;
@@ -62,8 +53,9 @@ struct Chunks {
     }
     DEVICE uint32_t seek(Compute &c, uint32_t chunk) { // address of a chunk
         while (next < chunk) release(c);
-        wait(c);
-        return c.pages + page * c.page_bytes;
+        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        held = true;
+        return pages_address() + page * Model::PAGE_BYTES;
     }
 };
 
@@ -112,125 +104,141 @@ template <bool WIDE> struct Raw {
     }
 };
 
-// A warp's share of a strip's inputs: units kw, kw + warps_k, kw + 2 warps_k ... of UNIT quarters each, so that all
-// warps work on every chunk. UNIT is 4, a block, where weights are many; 1 where latency is all there is.
+// A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
+// work on every few chunks. A unit is UNIT quarters: 4, a block, where weights are many; 1 where latency is all there is.
 template <class Model> struct Portion {
-    static constexpr int UNIT = Model::UNIT;
-    uint32_t kw, warps_k; // which warp of how many
-    DEVICE Portion(const EngineStep &step, int warp) : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k) {}
-    DEVICE uint32_t units(const EngineStep &step) const {
-        const uint32_t all = step.blocks * (4 / UNIT);
-        return kw < all ? (all - kw + warps_k - 1) >> (__ffs(warps_k) - 1) : 0;
-    }
-    DEVICE uint32_t block(uint32_t i) const { return (kw + i * warps_k) * UNIT / 4; }
-    DEVICE uint32_t stride() const { return warps_k * UNIT / 4; } // in blocks
-    DEVICE uint32_t quarter() const { return UNIT == 4 ? 0 : kw & 3; }
+    uint32_t kw, warps_k, run, units; // units: of the strip
+    DEVICE Portion(const EngineStep &step, int warp)
+        : kw(warp & (step.warps_k - 1)), warps_k(step.warps_k), run(step.run), units(step.blocks * (4 / Model::UNIT)) {}
+    // Unit j of the warp's run r; `units` or more: none.
+    DEVICE uint32_t unit(uint32_t r, uint32_t j) const { return j < run ? (r * warps_k + kw) * run + j : units; }
 };
 
-// The inputs of a warp's share, up to HELD units of it at a time.
+// The inputs of a warp's share, HELD / RUN runs of it at a time. While weights stream, a trip to L2 takes microseconds:
+// all inputs are asked for at once, and the norm's weights are in shared memory by then (blocks) or in registers.
 template <class Model> struct Held {
-    static constexpr int UNIT = Model::UNIT, HELD = Model::HELD_UNITS, BATCH = UNIT == 4 ? 2 : HELD;
+    static constexpr int UNIT = Model::UNIT, RUN = Model::RUN, HELD = Model::HELD_UNITS;
     static constexpr bool WIDE = Model::WIDE;
     Inputs<WIDE> x[HELD][UNIT];
-    Quad norm[HELD][UNIT];
 
+    // Every element is set on every path: one that is not would stay alive through all of the kernel's loop.
     DEVICE void clear() {
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for units [base, base + HELD): on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, const Portion<Model> &share, uint32_t base, uint32_t count, uint32_t k) {
+    // The norm's weights for the warp's runs from r0 on, on their way before the inputs.
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, const EngineStep &step, int warp, uint32_t r0) {
+        const Portion<Model> share(step, warp);
+        const uint32_t k = step.k;
+        const uint16_t *from = pointer<const uint16_t>(weights);
+        if constexpr (UNIT == 4) { // 16 lanes a block
 #pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            const uint32_t at = share.block(base + i) * BLOCK_K + 32 * (lane_id() & 3) + 8 * share.quarter();
-            const char *from = pointer<const char>(weights) + at * 2;
+            for (int n = 0; n < (HELD * 16 + 31) / 32; n++) {
+                const uint32_t q = n * 32 + lane_id(), i = q / 16, piece = q % 16 * 8;
+                const uint32_t at = share.unit(r0 + i / RUN, i % RUN) * BLOCK_K + piece;
+                if (i < HELD && at < k) *reinterpret_cast<Quad *>(room + i * BLOCK_K + piece) = global_quad(from + at);
+            }
+            __syncwarp();
+        } else {
 #pragma unroll
-            for (int u = 0; u < UNIT; u++) {
-                norm[i][u] = Quad{0, 0, 0, 0};
-                if (base + i < opaque(count) && at + 8 * u < k) norm[i][u] = global_quad(from + 16 * u);
+            for (int i = 0; i < HELD; i++) {
+                const uint32_t n = share.unit(r0 + i, 0), at = n / 4 * BLOCK_K + 32 * (lane_id() & 3) + 8 * (n & 3);
+                Quad q = {0, 0, 0, 0};
+                if (n < share.units && at < k) q = global_quad(from + at);
+                x[i][0].x[0] = q.x, x[i][0].x[1] = q.y, x[i][0].x[2] = q.z, x[i][0].x[3] = q.w;
             }
         }
     }
-    // Their inputs; adds the sum of their squares. Every element is set on every path: one that is not would stay alive
-    // through all of the kernel's loop.
-    DEVICE void load(uint64_t in, const EngineStep &step, const Portion<Model> &share, uint32_t base, uint32_t count,
+    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
+    // sum of their squares.
+    DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0, uint32_t rows,
                      bool normed, float &squares) {
+        const Portion<Model> share(step, warp);
         const uint32_t t = lane_id() & 3;
+        const bool mine = rows >> (lane_id() >> 2) & 1;
+        Raw<WIDE> raw[HELD][UNIT];
         in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
 #pragma unroll
-        for (int first = 0; first < HELD; first += BATCH) {
-            Raw<WIDE> raw[BATCH][UNIT];
+        for (int i = 0; i < HELD; i++) {
+            const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
+            uint32_t k = n * UNIT / 4 * BLOCK_K;
+            const bool wanted = n < opaque(share.units) && mine;
+            const uint32_t at = k + 32 * t + 8 * quarter;
+            uint64_t row = in;
+            if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+            row += (uint64_t)k * Activations<WIDE>::BYTES + quarter * (WIDE ? 128 : 64);
 #pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++) {
-                uint32_t k = share.block(base + first + i) * BLOCK_K;
-                const bool wanted = base + first + i < opaque(count);
-                const uint32_t at = k + 32 * t + 8 * share.quarter();
-                uint64_t row = in + share.quarter() * (WIDE ? 128 : 64);
-                if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
-                row += (uint64_t)k * Activations<WIDE>::BYTES;
-#pragma unroll
-                for (int u = 0; u < UNIT; u++)
-                    raw[i][u].load(pointer<const char>(row), u, wanted && at + 8 * u < opaque(step.k));
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH && first + i < HELD; i++)
-#pragma unroll
-                for (int u = 0; u < UNIT; u++) {
-                    squares += raw[i][u].squares();
-                    x[first + i][u] = raw[i][u].operands(normed, norm[first + i][u]);
-                }
+            for (int u = 0; u < UNIT; u++)
+                raw[i][u].load(pointer<const char>(row), u, wanted && (!Model::RAGGED || at + 8 * u < opaque(step.k)));
         }
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) {
+                Quad w = {0, 0, 0, 0};
+                if constexpr (UNIT == 4) {
+                    if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
+                } else
+                    w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
+                if (normed) squares += raw[i][u].squares();
+                x[i][u] = raw[i][u].operands(normed, w);
+            }
+    }
+    // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
+    // fetched anew costs more than it computes. A move a register and candidate.
+    template <int STEP> DEVICE void choose(uint32_t i, int plus, Inputs<WIDE> (&to)[UNIT]) const {
+#pragma unroll
+        for (int u = 0; u < UNIT; u++) to[u] = x[plus][u];
+#pragma unroll
+        for (int n = STEP; n + plus < HELD; n += STEP)
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) {
+#pragma unroll
+                for (int w = 0; w < 4; w++) to[u].x[w] = i == n ? x[n + plus][u].x[w] : to[u].x[w];
+#pragma unroll
+                for (int w = 0; w < (WIDE ? 4 : 0); w++) to[u].low[w] = i == n ? x[n + plus][u].low[w] : to[u].low[w];
+            }
     }
 };
 
 // Where the strip at hand lies in a task's weights: its first chunk, and its place there where chunks have several.
-// Divides once, before the inputs are there.
+// Nothing here divides: that is on the way of everything.
 struct Cursor {
     uint32_t chunk, place;
-    DEVICE void begin(const EngineStep &step, uint32_t strip) {
-        place = 0, chunk = strip * step.chunks_of_strip;
-        if (step.chunks_of_strip > 1) return;
-        chunk = strip / step.strips_of_chunk;
-        place = strip - chunk * step.strips_of_chunk;
-    }
-    DEVICE void advance(const EngineStep &step, uint32_t lanes) { // `lanes` strips on
+    DEVICE void begin() { chunk = place = 0; }
+    DEVICE void advance(const EngineStep &step, uint32_t strips) { // `strips` on
         if (step.chunks_of_strip > 1)
-            chunk += lanes * step.chunks_of_strip;
+            chunk += strips * step.chunks_of_strip;
         else
-            for (place += lanes; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+            for (place += strips; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
     }
 };
 
-// Products of up to HELD of the warp's units of a strip, from (chunk, block) on.
+// Products of the warp's runs [r0, r0 + runs) of a strip. A run lies in one chunk (geometry.h).
 template <class Weight, class Model>
-static DEVICE void multiply_units(Compute &c, Chunks &chunks, const Cursor &cursor, uint32_t &chunk, uint32_t &block,
-                                  const Portion<Model> &share, uint32_t count, const Held<Model> &in,
-                                  float (&sum)[2][4]) {
+static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor &cursor, uint32_t r0, uint32_t runs,
+                                 const Held<Model> &in, float (&sum)[2][4]) {
+    constexpr int UNIT = Model::UNIT, STEP = Model::RUN < Weight::MOST_RUN ? Model::RUN : Weight::MOST_RUN;
     const EngineStep &step = c.slot().step;
+    const Portion<Model> share(step, c.warp);
     const uint32_t room = step.chunk_blocks, offset = cursor.place * step.strip_bytes;
+    uint32_t chunk = cursor.chunk, before = 0; // before: blocks of the strip before the chunk
+#pragma unroll 1
+    for (uint32_t i = 0; i < runs * Model::RUN; i += STEP) {
+        const uint32_t unit = share.unit(r0 + i / Model::RUN, i % Model::RUN), block = unit * UNIT / 4;
+        if (unit >= share.units) continue;
+        while (block - before >= room) before += room, chunk++;
+        const uint32_t at = chunks.seek(c, chunk) + offset + (block - before) * Weight::BYTES;
 #pragma unroll
-    for (int i = 0; i < Model::HELD_UNITS; i++)
-        if (i < opaque(count)) {
-            while (block >= room) block -= room, chunk++;
-            const uint32_t at = chunks.seek(c, chunk) + offset + block * Weight::BYTES;
-            Weight::template multiply<Model::WIDE, Model::UNIT>(sum, at, share.quarter(), in.x[i]);
-            block += share.stride();
+        for (int j = 0; j < STEP; j++) {
+            Inputs<Model::WIDE> x[UNIT];
+            in.choose<STEP>(opaque(i), j, x);
+            if (j == 0 || (j < opaque(share.run) && unit + j < opaque(share.units)))
+                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, unit & 3, x);
         }
-}
-
-// The last of the compute warps to be done with a task that has no finishers signals.
-static DEVICE void signal_direct(Compute &c) {
-    const Instruction &at = c.slot().at;
-    uint32_t before = 0;
-    __syncwarp();
-    if (lane_id() == 0) before = shared_add(shared_address(&c.s->finished[c.number % SLOTS]), 1);
-    before = __shfl_sync(~0u, before, 0);
-    if (before != COMPUTE_WARPS - 1) return;
-    c.s->finished[c.number % SLOTS] = 0;
-    trace_end(*c.p, c.number);
-    signal_all(*c.p, *c.s, at, at.rows_of_key);
+    }
 }
 
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
@@ -246,88 +254,90 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
     if (by & 2) below[0] = sum[0][1] + sum[1][1], below[8] = sum[0][3] + sum[1][3];
 }
 
-// Runs the instruction at hand and those after it that read the same inputs. What does not need the inputs is done
-// before they are there.
+// Runs the instruction at hand and the linear ones after it. Inputs are kept from one to the next where they are the
+// same. What does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
-    constexpr uint32_t HELD = Model::HELD_UNITS;
-    const uint32_t input = c.slot().at.input;
-    const Portion<Model> share(c.slot().step, c.warp);
-    const uint32_t lane_strip = c.warp / share.warps_k;
+    constexpr uint32_t HELD = Model::HELD_UNITS / Model::RUN; // runs
+    uint32_t have = ~0u; // whose inputs are held
     float squares = 0;
     Held<Model> in;
     in.clear();
-    for (bool loaded = false;;) {
+    for (;;) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_units <= HELD;
-        const uint32_t strips = (at.hi - at.lo + step.strip_outputs - 1) / step.strip_outputs, op = step.op,
-                       lanes = COMPUTE_WARPS / share.warps_k;
-        float *shares = c.s->squares[c.number % SLOTS][share.kw] + (lane_id() >> 2);
-        Chunks chunks;
+        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_runs <= HELD;
+        const uint32_t strips = at.strips, op = step.op, lane_strip = c.warp >> log2_of(step.warps_k);
+        float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
+        Chunks<Model> chunks;
         Cursor cursor;
         chunks.begin(c);
-        cursor.begin(step, lane_strip);
-        bool ready = false;
-        if (loaded) {
+        cursor.begin();
+        cursor.advance(step, lane_strip);
+        bool ready = held && at.input == have;
+        if (ready) {
             c.wait_ready();
-            ready = true;
-            if (normed && lane_strip == 0 && (lane_id() & 3) == 0) *shares = squares;
-        }
-        for (uint32_t strip = lane_strip; strip < strips; strip += lanes) {
+            if (normed && (lane_id() & 3) == 0) *shares = squares;
+        } else
+            squares = 0;
+        for (uint32_t strip = lane_strip; strip < strips || !ready;
+             strip += COMPUTE_WARPS >> log2_of(step.warps_k)) { // once at least: for the inputs
             float sum[2][4] = {}; // two chains of products
-            if (strip != lane_strip) cursor.advance(step, lanes);
-            uint32_t chunk = cursor.chunk, block = share.block(0);
-            for (uint32_t base = 0, mine = share.units(step); base < mine; base += HELD) {
-                if (!loaded) {
-                    in.load_norm(normed ? slot.layer.weight[step.norm_slot] : 0, share, base, normed ? mine : 0, step.k);
-                    if (!ready) { // the weights are ahead
-                        chunks.seek(c, chunk + block / step.chunk_blocks);
+            for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
+                if (!ready || !held) {
+                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], c.s->norm[c.warp], step, c.warp, r0);
+                    if (!ready) {
+                        const Portion<Model> share(step, c.warp);
+                        if (strip < strips && share.unit(0, 0) < share.units) { // the weights are ahead
+                            uint32_t chunk = cursor.chunk, block = share.unit(0, 0) * Model::UNIT / 4;
+                            while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
+                            chunks.seek(c, chunk);
+                        }
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step, share, base,
-                            mine, normed, more);
+                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
+                            c.s->norm[c.warp], c.warp, r0, step.in_item ? at.rows_of_key : (1u << at.rows) - 1, normed,
+                            more);
+                    have = held ? at.input : ~0u;
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == 0 && base + HELD >= mine) {
+                    if (normed && strip == lane_strip && r0 + HELD >= step.warp_runs) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
-                    loaded = held;
                 }
-                const uint32_t count = min(mine - base, HELD);
+                if (strip >= strips) break;
+                const uint32_t runs = min(step.warp_runs - r0, HELD);
                 if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_units<WeightBf16, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_units<WeightFp8, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_units<WeightMxfp4, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, r0, runs, in, sum);
                 if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_units<WeightF32, Model>(c, chunks, cursor, chunk, block, share, count, in, sum);
+                    multiply_runs<WeightF32, Model>(c, chunks, cursor, r0, runs, in, sum);
             }
+            if (!ready) c.wait_ready(), ready = true;
+            if (strip >= strips) break;
+            cursor.advance(step, COMPUTE_WARPS >> log2_of(step.warps_k));
             if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
                 continue;
             }
-            const uint32_t n = c.strips + strip, place = n % STRIP_SLOTS;
+            const uint32_t n = at.first_strip + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
-            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][share.kw]) + lane_id();
+            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][c.warp & (step.warps_k - 1)]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            __syncwarp();
-            if (lane_id() == 0) barrier_arrive_many(shared_address(&c.s->strip_full[place]), lanes);
+            warp_arrive(shared_address(&c.s->strip_full[place]), COMPUTE_WARPS >> log2_of(step.warps_k));
         }
-        if (!ready) c.wait_ready();
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct)
-            signal_direct(c);
-        else
-            c.strips += strips;
+            warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         c.leave();
         c.wait_posted();
-        const Slot &next = c.slot();
-        if (!held || next.step.op > RUN_LINEAR_F32 || next.at.input != input || next.at.skip) return;
+        if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;
     }
 }
 #endif

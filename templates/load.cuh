@@ -9,7 +9,7 @@ static DEVICE Gate gate_wait(const Waiter &w, uint32_t round) {
     const uint64_t *at = pointer<const uint64_t>(w.p->gate) + round % ENGINE_GATES;
     uint64_t gate;
     for (uint32_t n = 1; (gate = load_acquire_wide(at)) >> 8 < round + 1ull; n++) {
-        if ((n & 255) == 0 && tick_now(w) >= DYING) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
+        if ((n & 255) == 0 && w.s->dying) give_up(w, WAITER_GATE, 0, round + 1, (uint32_t)(gate >> 8), false);
         if (n > 4096) __nanosleep(200); // between requests
     }
     const EngineState *state = pointer<const EngineState>(w.p->state) + round % ENGINE_GATES;
@@ -76,13 +76,16 @@ template <class Model> struct Loader {
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
                 barrier_expect(full, bytes);
+                fence_bulk_copies();
                 bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy);
             }
             if (++page == hi) page = lo;
         }
     }
 
-    // Claims items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a lane.
+    // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a lane.
+    // A step whose inputs are the same for all keys is claimed item by item where the pool says so. Where they are the
+    // key's own a worker takes a run of items, so that it reads few keys' inputs.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
                      const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
@@ -90,9 +93,9 @@ template <class Model> struct Loader {
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
         const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants, page_lo = pool.page_lo,
                        page_hi = pool.page_hi;
-        const bool dynamic = pool.dynamic;
         Pieces pieces = {};
         uint32_t item_bytes = 0, tiles = 1;
+        bool claimed = false;
         bool halted = false;
         if (lane < items) {
             const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[pool.item + lane];
@@ -100,6 +103,7 @@ template <class Model> struct Loader {
             s->templates[lane] = it;
             pieces = pieces_of(step, layer.weight[step.slot], it.lo, it.hi, it.chunks);
             item_bytes = step.item_bytes, tiles = it.pool;
+            claimed = pool.dynamic && !step.in_item;
             halted = gate.halted(instance, it.body_step);
         }
         who.at(instance, entry.body_step, 0, 0);
@@ -117,52 +121,52 @@ template <class Model> struct Loader {
         }
         __syncwarp();
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
-        uint32_t expert[(Model::KEYS + 31) / 32], by[(Model::KEYS + 31) / 32];
-        const uint32_t active = __ldcg(&routes->active), total = __reduce_add_sync(~0u, lane < items ? tiles : 0) * active;
+        const uint32_t active = __ldcg(&routes->active);
+        static_assert(Model::KEYS <= POOL_KEYS, "keys of a pool");
 #pragma unroll
-        for (int i = 0; i < (Model::KEYS + 31) / 32; i++) {
+        for (int i = 0; i < POOL_KEYS / 32; i++) {
             const uint32_t key = lane + 32 * i;
-            expert[i] = key < Model::KEYS ? __ldcg(&routes->expert[key]) : 0;
-            by[i] = key < Model::KEYS ? __ldcg(&routes->chosen_by[key]) : 0;
+            if (key >= Model::KEYS) continue;
+            s->key_expert[key] = __ldcg(&routes->expert[key]), s->key_rows[key] = __ldcg(&routes->chosen_by[key]);
         }
-        uint32_t page = page_lo, turn = 0, next = 0;
-        uint32_t *claims = pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool);
-        for (;;) { // the first item is dealt out, the next ones too, or claimed, one ahead
-            uint32_t item = turn == 0 || !dynamic ? entry.part + turn * participants : __shfl_sync(~0u, next, 0);
-            const bool more = item < total;
-            if (dynamic && more && lane == 0)
-                next = participants + add_relaxed(claims, 1);
-            turn++;
-            uint32_t which = 0, of = 1; // the item's step and its tiles
-            for (; more && item >= (of = __shfl_sync(~0u, tiles, which)) * active; which++) item -= of * active;
-            const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;
-            const uint32_t mine = key / 32 && Model::KEYS > 32 ? expert[(Model::KEYS + 31) / 32 - 1] : expert[0],
-                           mine_by = key / 32 && Model::KEYS > 32 ? by[(Model::KEYS + 31) / 32 - 1] : by[0];
-            const uint32_t chosen = __shfl_sync(~0u, mine, key & 31), chosen_by = __shfl_sync(~0u, mine_by, key & 31);
-            const uint32_t taken = handed++;
-            for (uint32_t n = 1, since = 0; taken - shared_acquire(shared_address(&s->items_out)) == ITEM_ROOM; n++)
-                if ((n & 255) == 0) watch(who, since, WAITER_RING, 0, 0, 0);
-            Item &slot = s->items[taken % ITEM_ROOM];
-            __syncwarp();
-            if (lane < 8) {
-                const EngineEntry &first = s->templates[which];
-                uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
-                if (lane == 1 || lane == 2) word += tile * (uint32_t)(first.hi - first.lo); // lo, hi
-                reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
+        __syncwarp();
+        uint32_t page = page_lo;
+        for (uint32_t which = 0; which <= items; which++) { // after the last step: no more
+            const bool more = which < items, one_by_one = __shfl_sync(~0u, claimed, which);
+            const uint32_t of = __shfl_sync(~0u, tiles, which), total = of * active,
+                           end = !more ? 1 : one_by_one ? total : (entry.part + 1) * total / participants;
+            uint32_t next = 0, item = !more ? 0 : one_by_one ? entry.part : entry.part * total / participants;
+            while (item < end) {
+                if (one_by_one && lane == 0) // one ahead
+                    next = participants + add_relaxed(pointer<uint32_t>(p->claims) +
+                                                          (Model::RESIDENT ? instance : entry.pool),
+                                                      1);
+                const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;
+                const uint32_t chosen = s->key_expert[key];
+                const uint32_t place = handed % ITEM_ROOM;
+                barrier_wait(who, s->item_free[place], (handed / ITEM_ROOM & 1) ^ 1);
+                Item &slot = s->items[place];
+                if (lane < 8 && more) {
+                    const EngineEntry &first = s->templates[which];
+                    uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
+                    if (lane == 1 || lane == 2) word += tile * (uint32_t)(first.hi - first.lo); // lo, hi
+                    reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
+                }
+                if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = s->key_rows[key];
+                warp_arrive(shared_address(&s->item_full[place]));
+                handed++;
+                if (!more) break;
+                const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
+                                         (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which) +
+                                         tile * __shfl_sync(~0u, pieces.bytes, which),
+                                     __shfl_sync(~0u, pieces.chunks, which),
+                                     __shfl_sync(~0u, pieces.chunks_of_strip, which),
+                                     __shfl_sync(~0u, pieces.strip_bytes, which),
+                                     __shfl_sync(~0u, pieces.chunk_bytes, which),
+                                     __shfl_sync(~0u, pieces.bytes, which)};
+                if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
+                item = one_by_one ? __shfl_sync(~0u, next, 0) : item + 1;
             }
-            if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = chosen_by;
-            __syncwarp();
-            if (lane == 0) shared_release(shared_address(&s->items_in), taken + 1);
-            if (!more) break;
-            const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
-                                     (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which) +
-                                     tile * __shfl_sync(~0u, pieces.bytes, which),
-                                 __shfl_sync(~0u, pieces.chunks, which),
-                                 __shfl_sync(~0u, pieces.chunks_of_strip, which),
-                                 __shfl_sync(~0u, pieces.strip_bytes, which),
-                                 __shfl_sync(~0u, pieces.chunk_bytes, which),
-                                 __shfl_sync(~0u, pieces.bytes, which)};
-            if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
         }
         if (Model::RESIDENT && lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
         __syncwarp();
@@ -214,11 +218,9 @@ template <class Model> struct Loader {
         const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
             who.round(round);
-            while (shared_acquire(shared_address(&s->gates_open)) <= round) { // dispatch alone asks for the gate
-                if (tick_now(who) >= DYING) give_up(who, WAITER_GATE, 0, round + 1, 0, false);
-                __nanosleep(40);
-            }
+            barrier_wait(who, s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
             const Gate gate = s->gates[round % 2];
+            warp_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++)
                 if (!gate.skips(s->instances[instance])) run_instance(t, round, instance, gate, policy);

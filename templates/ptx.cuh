@@ -2,6 +2,11 @@
 #ifndef TILEGEN_PTX_CUH
 #define TILEGEN_PTX_CUH
 #include "abi.h"
+// Lanes of a warp that arrive at a barrier of shared memory: all, which compute-sanitizer follows, or one for all. A
+// kernel of many weights says 1 (emit.c): there the arrivals of all lanes take as long as the products.
+#ifndef ENGINE_ARRIVALS
+#define ENGINE_ARRIVALS 32
+#endif
 #define DEVICE __device__ __forceinline__
 
 struct alignas(16) Quad {
@@ -27,10 +32,12 @@ DEVICE int warp_id() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x >> 5
 DEVICE void barrier_init(uint32_t at, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
 }
-DEVICE void barrier_arrive(uint32_t at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-DEVICE void barrier_arrive_many(uint32_t at, uint32_t count) {
+// A whole warp arrives, `count` times a thread, after what all of its lanes have done.
+DEVICE void warp_arrive(uint32_t at, uint32_t count = 1) {
+    if (ENGINE_ARRIVALS == 1) {
+        __syncwarp();
+        if ((threadIdx.x & 31) != 0) return;
+    }
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(count) : "memory");
 }
 DEVICE void barrier_expect(uint32_t at, uint32_t bytes) {
@@ -53,6 +60,8 @@ DEVICE uint64_t policy_stream() { // weights are read once a round: first to lea
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
+// What was read or written by ordinary accesses comes before bulk copies after this.
+DEVICE void fence_bulk_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Both addresses and the size in multiples of 16; completes on the barrier.
 DEVICE void bulk_copy(uint32_t to, uint64_t from, uint32_t bytes, uint32_t barrier, uint64_t policy) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
@@ -83,15 +92,14 @@ DEVICE Quad global_quad(const void *at) {
                  : "memory");
     return v;
 }
-DEVICE Quad any_quad(const void *at) { // global or shared
-    Quad v;
-    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+DEVICE uint2 global_pair(const void *at) { // eight bytes
+    uint2 v;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
     return v;
 }
-
-DEVICE uint2 any_pair(const void *at) { // eight bytes
+DEVICE uint2 shared_pair(uint32_t at) {
     uint2 v;
-    asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
     return v;
 }
 
@@ -138,14 +146,6 @@ DEVICE uint32_t shared_add(uint32_t at, uint32_t v) { // orders what comes befor
     uint32_t old;
     asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(at), "r"(v) : "memory");
     return old;
-}
-DEVICE uint32_t shared_acquire(uint32_t at) {
-    uint32_t v;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
-    return v;
-}
-DEVICE void shared_release(uint32_t at, uint32_t v) {
-    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 // Programmatic dependent launch. After the wait all kernels before this one have ended, and what they wrote is seen.
 DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
@@ -205,15 +205,36 @@ template <bool WIDE> struct Activations {
     }
     static DEVICE float load_input(const void *row, int n) { return load(row, place(n)); }
     static DEVICE void store_input(void *row, int n, float v) { store(row, place(n), v); }
-    // Eight in a row, n a multiple of 8.
-    static DEVICE void load8(const void *row, int n, float (&v)[8]) {
-        const char *at = static_cast<const char *>(row) + n * BYTES;
-        const Quad a = global_quad(at), b = WIDE ? global_quad(at + 16) : a;
-        const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+    // Two or four in a row, n a multiple of that.
+    static DEVICE void store2_input(void *row, int n, float2 v) {
+        char *at = static_cast<char *>(row) + place(n) * BYTES;
+        if (WIDE)
+            *reinterpret_cast<float2 *>(at) = v;
+        else
+            *reinterpret_cast<uint32_t *>(at) = bf16_pair(v.x, v.y);
     }
+    static DEVICE void store4_input(void *row, int n, float4 v) {
+        char *at = static_cast<char *>(row) + place(n) * BYTES;
+        if (WIDE)
+            *reinterpret_cast<float4 *>(at) = v;
+        else
+            *reinterpret_cast<uint2 *>(at) = make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
+    }
+    // Eight side by side on their way.
+    struct Eight {
+        Quad q[WIDE ? 2 : 1];
+        DEVICE void load(uint64_t at) {
+#pragma unroll
+            for (int i = 0; i < (WIDE ? 2 : 1); i++) q[i] = global_quad(pointer<const char>(at) + 16 * i);
+        }
+        DEVICE void get(float (&v)[8]) const {
+            const Quad &a = q[0], &b = q[WIDE ? 1 : 0];
+            const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] = WIDE ? __uint_as_float(w[i]) : i & 1 ? bf16_high(w[i / 2]) : bf16_low(w[i / 2]);
+        }
+    };
 };
 
 // d[16 x 8] += a[16 x 16] b[16 x 8], bf16 in, fp32 sums. Column j of d depends on column j of b alone.

@@ -68,15 +68,37 @@ static DEVICE Best best_of_warp(Best b) {
     return b;
 }
 
-// The best token of a row over all strips of all ranks, by one warp.
-template <class Model> static DEVICE int best_token(const Best *strips, int row) {
-    constexpr int COUNT = Model::RANKS * (Model::VOCAB / STRIP_ROWS);
-    Best b = {NO_SCORE, 0x7FFFFFFF};
-    for (int i = lane_id(); i < COUNT; i += 32) {
-        float2 v = __ldcg(reinterpret_cast<const float2 *>(strips + i * ENGINE_ROWS + row));
-        better(b, {v.x, __float_as_int(v.y)});
+// The best of all compute warps' threads; everybody gets it.
+static DEVICE Best best_of_all(Compute &c, Best b) {
+    Best *room = reinterpret_cast<Best *>(c.s->partial);
+    b = best_of_warp(b);
+    if (lane_id() == 0) room[c.warp] = b;
+    c.group.sync(c.who, *c.s);
+    for (int i = 0; i < COMPUTE_WARPS; i++) better(b, room[i]);
+    c.group.sync(c.who, *c.s);
+    return b;
+}
+
+// The best token of a row over all strips of all ranks, by all compute warps: a thread's strips come in as few trips as
+// registers allow.
+template <class Model> static DEVICE int best_token(Compute &c, const Best *strips, int row) {
+    constexpr int COUNT = Model::RANKS * (Model::VOCAB / STRIP_ROWS), THREADS = COMPUTE_WARPS * 32,
+                  EACH = (COUNT + THREADS - 1) / THREADS, TRIPS = (EACH + 19) / 20, BATCH = (EACH + TRIPS - 1) / TRIPS;
+    const Best none = {NO_SCORE, 0x7FFFFFFF};
+    Best b = none;
+#pragma unroll 1
+    for (int first = c.warp * 32 + lane_id(); first < COUNT; first += BATCH * THREADS) {
+        float2 v[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            v[i] = make_float2(none.value, __int_as_float(none.id));
+            if (first + i * THREADS < COUNT)
+                v[i] = __ldcg(reinterpret_cast<const float2 *>(strips + (first + i * THREADS) * ENGINE_ROWS + row));
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) better(b, {v[i].x, __float_as_int(v[i].y)});
     }
-    return best_of_warp(b).id;
+    return best_of_all(c, b).id;
 }
 
 // The formulas of runtime/sample.h.
@@ -122,15 +144,6 @@ template <class Model> struct Draw {
         c.group.sync(c.who, *c.s);
         return v;
     }
-    DEVICE Best largest(Best b) const {
-        Best *room = reinterpret_cast<Best *>(c.s->partial);
-        b = best_of_warp(b);
-        if (lane_id() == 0) room[c.warp] = b;
-        c.group.sync(c.who, *c.s);
-        for (int i = 0; i < COMPUTE_WARPS; i++) better(b, room[i]);
-        c.group.sync(c.who, *c.s);
-        return b;
-    }
     // Of the places at or above `place`: how many, or their weights.
     DEVICE uint64_t above(uint64_t place, bool weights) const {
         uint64_t total = 0;
@@ -155,7 +168,7 @@ template <class Model> struct Draw {
     DEVICE int token(float top_p, int top_k, uint64_t seed, int position) {
         Best b = {NO_SCORE, 0x7FFFFFFF};
         for (int id = first(); id < TOKENS; id += THREADS) better(b, {logit(id), id});
-        best = largest(b).value;
+        best = best_of_all(c, b).value;
         uint64_t place = 0;
         if (top_k > 0 && top_k < TOKENS) place = limit(top_k, false, 0);
         if (top_p < 1) place = limit((double)top_p * (double)above(place, true), true, place);
@@ -165,37 +178,30 @@ template <class Model> struct Draw {
             const float v = logit(id);
             if (sample_place(v, id) >= place) better(b, {sample_score(state, id, v, temperature), id});
         }
-        return largest(b).id;
+        return best_of_all(c, b).id;
     }
 };
 
-// draft_pick: all slots, a row a warp. sample: the rows of the tile, one after the other.
+// draft_pick and sample: the rows of the tile, one after the other, by all warps. Slot 0 of a draft is the anchor.
 template <class Model> static DEVICE void choose(Compute &c) {
     c.drain();
-    c.wait_ready();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
-    const Best *strips = pointer<const Best>(c.p->slab + step.best);
-    int *out = pointer<int>(c.p->slab + step.out);
-    if (step.kind == 2) {
-        if (c.warp == 0 || c.warp >= at.rows) return;
-        int id = best_token<Model>(strips, c.warp);
-        if (lane_id() == 0) out[c.warp] = id;
-        return;
-    }
     const EngineState *state = pointer<const EngineState>(c.p->state) + at.round % ENGINE_GATES;
-    const float temperature = __ldcg(&state->temperature);
-    for (int row = at.lo + (temperature > 0 ? 0 : c.warp);
-         row < at.hi && row<at.rows; row += temperature> 0 ? 1 : COMPUTE_WARPS) {
-        if (temperature <= 0) {
-            const int id = best_token<Model>(strips, row);
-            if (lane_id() == 0) out[row] = id;
-            continue;
-        }
-        Draw<Model> draw = {c, pointer<const float>(c.p->slab + step.in), row, temperature, 0};
-        const int id = draw.token(__ldcg(&state->top_p), __ldcg(&state->top_k), __ldcg(&state->seed), at.start + row);
-        if (c.warp == 0 && lane_id() == 0) out[row] = id;
+    const bool draft = step.kind == 2;
+    // The round's state stood before its gate opened.
+    const float temperature = draft ? 0 : __ldcg(&state->temperature);
+    c.wait_ready();
+#pragma unroll 1
+    for (int row = draft ? max(at.lo, 1) : at.lo; row < at.hi && row < at.rows; row++) {
+        int id;
+        if (temperature > 0) {
+            Draw<Model> draw = {c, pointer<const float>(c.p->slab + step.in), row, temperature, 0};
+            id = draw.token(__ldcg(&state->top_p), __ldcg(&state->top_k), __ldcg(&state->seed), at.start + row);
+        } else
+            id = best_token<Model>(c, pointer<const Best>(c.p->slab + step.best), row);
+        if (c.warp == 0 && lane_id() == 0) pointer<int>(c.p->slab + step.out)[row] = id;
     }
 }
 #endif

@@ -13,17 +13,18 @@ enum {
     COMPUTE_WARPS = 8,
     FINISHERS = 4,
     SLOTS = 4,
-    STRIP_SLOTS = 8,
+    STRIP_SLOTS = 4, // a multiple of FINISHERS: then a place belongs to one of them
+    NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
+    POOL_KEYS = 64,
     SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,
     ROLE_COMPUTE = 1,
     ROLE_CONTROL = 2,
-    DYING = 1 << 30, // added to the tick when all are to end
 };
 
 enum { STEP_WORDS = sizeof(EngineStep) / 4, LAYER_WORDS = sizeof(EngineLayer) / 8 };
@@ -33,19 +34,29 @@ struct Instruction {
     int lo, hi, part, key;              // key: -1 outside pools
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, page_lo, page_hi, chunks;
+    uint32_t strips, first_strip; // of packed weights; those before it, of all tasks that have finishers
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows;                    // of the round
     uint32_t skip;                      // do nothing but signal
     uint32_t tap;                       // 1 + drafter's tap, or 0
     uint32_t round;
-    uint32_t input; // equal, for instructions that follow each other, where they read the same inputs with the same norm
+    uint32_t
+        input; // equal, for instructions that follow each other, where they read the same inputs with the same norm
 };
 struct Slot {
     EngineLayer layer;
     EngineStep step;
     Instruction at;
 };
+
+// Of a power of two.
+static DEVICE uint32_t log2_of(uint32_t n) { return 31 - __clz(n); }
+
+DEVICE uint32_t pages_address() { // of page 0
+    extern __shared__ __align__(128) char pages[];
+    return shared_address(pages);
+}
 
 struct Gate { // of a round
     uint32_t flags;
@@ -70,27 +81,30 @@ struct Shared {
     EngineTables tables; // here, since everybody needs its offsets all the time
     uint64_t full[MAX_PAGES], empty[MAX_PAGES];
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
+    uint64_t stored[SLOTS]; // all compute warps have stored what they compute of a direct task
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
     uint64_t group;
+    uint64_t gate_full[2], gate_free[2], item_full[ITEM_ROOM], item_free[ITEM_ROOM];
     Slot slots[SLOTS];
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2];                // of rounds by their parity, from dispatch to the loader
-    uint32_t gates_open;          // how many rounds dispatch has seen begin
-    uint32_t items_in, items_out; // of the loader and of dispatch: how many items were handed over and taken
-    Item items[ITEM_ROOM];
+    Gate gates[2];                     // of rounds by their parity, from dispatch to the loader
+    Item items[ITEM_ROOM];             // from the loader to dispatch
     EngineEntry templates[POOL_STEPS]; // the loader's, of the pool at hand
+    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
-    uint32_t tick;                                                // see report_role
-    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a k warp
+    volatile uint32_t dying;                                      // set when all are to end, and not written before
+    alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
+    alignas(16) float2 ends[COMPUTE_WARPS][16];                   // attention: maximum and sum of each warp's queries
     alignas(
         16) float partial[STRIP_SLOTS][COMPUTE_WARPS][128]; // a strip's sums: rows x tokens as the product leaves them
+    uint16_t norm[COMPUTE_WARPS][NORM_ROOM];                // behind partial: scratch goes over both
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
 static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
-enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 }; // of partial, for ops that are not linear
+enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 + COMPUTE_WARPS * NORM_ROOM * 2 }; // for ops that are not linear
 
 // Who waits, for the report; kept in shared memory, since it is written often and read once at most.
 struct Waiter {
@@ -122,13 +136,11 @@ DEVICE void give_up(const Waiter &w, uint32_t kind, uint32_t group, uint32_t wan
     }
     asm volatile("exit;");
 }
-DEVICE uint32_t tick_now(const Waiter &w) { return *(volatile uint32_t *)&w.s->tick; }
-
-// Every so often in a wait for a counter. `since`: the tick at which it was first asked. These waits alone raise the
-// alarm: whatever goes wrong in a block, somebody waits for a counter of it.
+// Every so often in a wait for a counter. `since`: when it was first asked, in units of 65 us. These waits alone raise
+// the alarm: whatever goes wrong in a block, somebody waits for a counter of it.
 DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t group, uint32_t want, uint32_t have) {
-    const uint32_t now = tick_now(w);
-    if (now >= DYING) give_up(w, kind, group, want, have, false);
+    const uint32_t now = (uint32_t)(nanoseconds() >> 16) | 1;
+    if (w.s->dying) give_up(w, kind, group, want, have, false);
     if (since == 0)
         since = now;
     else if (now - since > w.p->timeout_ms * 16)
@@ -140,7 +152,7 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
 DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
-        if (tick_now(w) >= DYING) asm volatile("exit;");
+        if (w.s->dying) asm volatile("exit;");
 }
 
 // The block's records, once others have come to theirs.
@@ -162,33 +174,31 @@ DEVICE void report_all(const Waiter &w) {
     __threadfence_system();
 }
 
-// One thread of the block keeps the time of its waits, and when someone has given up, writes all records of the block
-// to the host. It outlives the copies on their way into the block's shared memory.
+// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
+// their records to the host. It outlives the copies on their way into the block's shared memory.
 DEVICE void report_role(const Waiter &w) {
-    volatile uint32_t *tick = &w.s->tick;
-    for (const uint64_t begun = nanoseconds();;) {
-        __nanosleep(20000);
-        if (load_relaxed(pointer<uint32_t>(w.p->abort))) break;
-        *tick = (uint32_t)((nanoseconds() - begun) >> 16) + 1; // 65 us each
+    while (!load_relaxed(pointer<uint32_t>(w.p->abort))) {
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
+        __nanosleep(20000);
     }
-    *tick = DYING;
+    w.s->dying = 1;
     report_all(w);
 }
 
 // The block's barriers, by its first 32 threads.
 DEVICE void barriers_init(Shared &s, int thread) {
-    if (thread < MAX_PAGES)
-        barrier_init(shared_address(&s.full[thread]), 1), barrier_init(shared_address(&s.empty[thread]), COMPUTE_WARPS);
+    constexpr int WARP = ENGINE_ARRIVALS, COMPUTE = COMPUTE_WARPS * ENGINE_ARRIVALS;
+    auto init = [&](uint64_t &barrier, int arrivals) { barrier_init(shared_address(&barrier), arrivals); };
+    if (thread < MAX_PAGES) init(s.full[thread], 1), init(s.empty[thread], COMPUTE);
     if (thread < SLOTS) {
-        barrier_init(shared_address(&s.posted[thread]), 1), barrier_init(shared_address(&s.ready[thread]), 1);
-        barrier_init(shared_address(&s.freed[thread]), COMPUTE_WARPS + FINISHERS);
+        init(s.posted[thread], WARP), init(s.ready[thread], WARP);
+        init(s.freed[thread], COMPUTE + FINISHERS * WARP), init(s.stored[thread], COMPUTE);
         s.finished[thread] = 0;
     }
-    if (thread < STRIP_SLOTS)
-        barrier_init(shared_address(&s.strip_full[thread]), COMPUTE_WARPS),
-            barrier_init(shared_address(&s.strip_free[thread]), 1);
-    if (thread == 0) barrier_init(shared_address(&s.group), COMPUTE_WARPS);
+    if (thread < STRIP_SLOTS) init(s.strip_full[thread], COMPUTE), init(s.strip_free[thread], WARP);
+    if (thread < 2) init(s.gate_full[thread], WARP), init(s.gate_free[thread], WARP);
+    if (thread < ITEM_ROOM) init(s.item_full[thread], WARP), init(s.item_free[thread], WARP);
+    if (thread == 0) init(s.group, COMPUTE);
     if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
@@ -196,8 +206,7 @@ DEVICE void barriers_init(Shared &s, int thread) {
 struct Group {
     uint32_t parity;
     DEVICE void sync(const Waiter &w, Shared &s) {
-        __syncwarp();
-        if (lane_id() == 0) barrier_arrive(shared_address(&s.group));
+        warp_arrive(shared_address(&s.group));
         barrier_wait(w, s.group, parity);
         parity ^= 1;
     }
@@ -214,24 +223,30 @@ DEVICE void trace_end(const EngineParams &p, uint32_t number) {
 }
 
 // The signals of a task, by one warp, after all of the task's writes are ordered before this call. `rows`: of the key.
+// What goes to all ranks goes to each by a lane of its own: a release waits for all writes, and they wait together.
 DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction &at, uint32_t rows_of_key) {
-    uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
-    for (uint32_t i = lane_id(); i < at.signal_count; i += 32) {
-        const EngineSignal signal =
-            i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
-        const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
+    for (uint32_t base = 0; base < at.signal_count; base += 32) {
+        const uint32_t i = base + lane_id();
+        EngineSignal signal = {0, 0};
+        if (i < at.signal_count)
+            signal =
+                i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
         uint32_t group = signal.group & GROUP_MASK;
         if (signal.group & GROUP_KEY) group += at.key;
-        for (uint32_t row = 0; rows >> row; row++) {
-            if (!(rows >> row & 1)) continue;
-            if (signal.group & GROUP_ALL_RANKS) {
-                for (int rank = 0; rank < ENGINE_RANKS; rank++)
-                    if (p.peers[rank])
-                        add_release_system(pointer<uint32_t>(p.peers[rank] + s.tables.counter_at) +
-                                               (group + row) * COUNTER_STRIDE,
-                                           signal.amount);
-            } else
-                add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
+        const bool far = signal.group & GROUP_ALL_RANKS;
+        if (signal.amount && !far) {
+            const uint32_t rows = signal.group & GROUP_TOKEN ? rows_of_key : 1;
+            uint32_t *counters = pointer<uint32_t>(p.slab + s.tables.counter_at);
+            for (uint32_t row = 0; rows >> row; row++)
+                if (rows >> row & 1) add_release(counters + (group + row) * COUNTER_STRIDE, signal.amount);
+        }
+        for (uint32_t left = __ballot_sync(~0u, far); left; left &= left - 1) {
+            const int from = __ffs(left) - 1;
+            const uint32_t its_group = __shfl_sync(~0u, group, from), amount = __shfl_sync(~0u, signal.amount, from);
+            if (lane_id() < ENGINE_RANKS && p.peers[lane_id()])
+                add_release_system(pointer<uint32_t>(p.peers[lane_id()] + s.tables.counter_at) +
+                                       its_group * COUNTER_STRIDE,
+                                   amount);
         }
     }
 }

@@ -45,7 +45,8 @@ enum { SITE_OF_FC = 6 }; // SITE_FC of prog.h: what is pushed are inputs of a ma
 typedef struct EngineStep {
     uint32_t op, finish;
     uint32_t kind; // attention: 0 full, 1 window, 2 drafter. choose: 0 sample, 2 draft. embed: likewise
-    uint32_t k, blocks, warps_k, warp_units; // units: blocks or quarters of them, see geometry.h
+    uint32_t k, blocks, warps_k;
+    uint32_t run, warp_runs;                 // units of a run, runs of a warp at most: see geometry.h
     uint32_t direct;                         // the compute warps themselves store what a strip comes to
     uint32_t input;                          // kernel step that reads the same inputs with the same norm: itself, or one before it
     uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;

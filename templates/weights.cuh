@@ -3,7 +3,7 @@
 #define TILEGEN_WEIGHTS_CUH
 #include "ptx.cuh"
 
-// `multiply` takes a unit of UNIT quarters, from quarter `first` of the block at `at` on; quarter u is products 2u and
+// `multiply` takes a unit of UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u is products 2u and
 // 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where WIDE,
 // each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and g + 8 of the
 // strip for tokens 2t and 2t + 1. The order of all additions is fixed.
@@ -18,10 +18,10 @@ static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_
 }
 
 struct WeightBf16 {
-    enum { BYTES = BF16_BLOCK };
+    enum { BYTES = BF16_BLOCK, MOST_RUN = 8 };
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        at += first * 1024 + lane_id() * 16;
+        at += (UNIT == 1 ? first : 0) * 1024 + lane_id() * 16;
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
             const Quad a = shared_quad(at + u * 1024), b = shared_quad(at + u * 1024 + 512);
@@ -32,7 +32,7 @@ struct WeightBf16 {
 };
 
 struct WeightFp8 {
-    enum { BYTES = FP8_BLOCK };
+    enum { BYTES = FP8_BLOCK, MOST_RUN = 8 };
     // Bytes `which` (0x1404: the low two, 0x3424: the high two) as bf16: e4m3's exponent has a bias of 7, bf16's of
     // 127.
     static DEVICE uint32_t widen(uint32_t codes, uint32_t which) {
@@ -43,7 +43,7 @@ struct WeightFp8 {
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         float part[2][4] = {}, top, bottom;
         asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
-        at += first * 512 + lane_id() * 16;
+        at += (UNIT == 1 ? first : 0) * 512 + lane_id() * 16;
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
             const Quad q = shared_quad(at + u * 512);
@@ -61,7 +61,7 @@ struct WeightFp8 {
 };
 
 struct WeightMxfp4 {
-    enum { BYTES = MXFP4_BLOCK };
+    enum { BYTES = MXFP4_BLOCK, MOST_RUN = 8 };
     // Eight codes of a word to eight bf16, two a register: magnitudes land in exponent and mantissa, times 2^-126.
     static DEVICE void widen(uint32_t q, uint32_t scale, uint32_t (&r)[4]) {
         r[0] = bf16_mul2(q & 0x81C081C0u, scale);
@@ -92,9 +92,10 @@ struct WeightMxfp4 {
     }
 };
 
-// A float's 24 bits are three bf16's, exactly: three products, nothing lost.
+// A float's 24 bits are three bf16's, exactly: three products, nothing lost. Where inputs are bf16 two are enough: what
+// is left over is 2^-16 of the weight.
 struct WeightF32 {
-    enum { BYTES = F32_BLOCK };
+    enum { BYTES = F32_BLOCK, MOST_RUN = 1 }; // much code
     static DEVICE void split(uint32_t a, uint32_t b, uint32_t (&part)[3]) {
 #pragma unroll
         for (int i = 0; i < 3; i++) {
@@ -105,19 +106,34 @@ struct WeightF32 {
     }
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        float part[3][4] = {};
-        at += first * 2048 + lane_id() * 16;
+        constexpr int PARTS = WIDE ? 3 : 2;
+        float part[PARTS][2][4] = {};
+        at += (UNIT == 1 ? first : 0) * 2048 + lane_id() * 16;
+#pragma unroll 1
+        for (int u = 0; u < UNIT; u++) { // one quarter's code for all
+            Inputs<WIDE> in = x[0];
 #pragma unroll
-        for (int s = 0; s < 2 * UNIT; s++) {
-            const Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
-            uint32_t a01[3], a23[3], b01[3], b23[3];
-            split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
+            for (int n = 1; n < UNIT; n++)
 #pragma unroll
-            for (int i = 0; i < 3; i++)
-                product<WIDE>(part[i], part[i], a01[i], b01[i], a23[i], b23[i], x[s / 2], s % 2 * 2);
+                for (int w = 0; w < 4; w++) in.x[w] = opaque(u) == n ? x[n].x[w] : in.x[w];
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                const Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
+                uint32_t a01[3], a23[3], b01[3], b23[3];
+                split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
+#pragma unroll
+                for (int i = 0; i < PARTS; i++)
+                    product<WIDE>(part[i][s], part[i][s], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
+            }
+            at += 2048;
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum[0][i] += (part[2][i] + part[1][i]) + part[0][i];
+        for (int i = 0; i < 4; i++) {
+            float all = 0;
+#pragma unroll
+            for (int n = PARTS - 1; n >= 0; n--) all += part[n][0][i] + part[n][1][i];
+            sum[0][i] += all;
+        }
     }
 };
 #endif

@@ -7,12 +7,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CUDA(name, symbol, parameters) int symbol parameters;
 #include "cuda_api.def"
 #undef CUDA
+
+enum { MAX_WORKERS = 256, FAKE_STEP_NS = 1000, FAKE_INSTANCE_NS = 20000 };
 
 static FakeCuda state;
 static atomic_int running; // 1: the kernel runs; 2: it has crashed
@@ -20,8 +21,7 @@ static pthread_t kernel;
 static void *kernel_stream;
 static void *graph_stream; // that the graph arm runs in
 static int graph_fails;    // what it answers
-static int streamed; // launches of the kernel that reads
-static int of_graph; // stands for the graph arm's kernel
+static int of_graph;       // stands for the graph arm's kernel
 
 const FakeCuda *fake_cuda(void) { return &state; }
 
@@ -146,7 +146,7 @@ int cuModuleUnload(void *module) {
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = strcmp(name, "tilegen_fill") == 0     ? &state.fills
-                : strcmp(name, "tilegen_stream") == 0 ? &streamed
+                : strcmp(name, "tilegen_stream") == 0 ? &state.reads
                 : strcmp(name, "tilegen_node") == 0   ? &of_graph
                                                       : module;
     return strncmp(name, "tilegen_", 8) == 0 ? CUDA_OK : 500;
@@ -214,15 +214,10 @@ typedef struct Kernel {
     EngineRequest request;
     uint32_t number; // rounds told
     int token, position, emitted, turn;
-    float *logits; // NULL: not kept
-    uint64_t last; // end of a round
+    float *logits;                 // NULL: not kept
+    uint64_t clock;                // end of a round: each takes a millisecond
+    uint32_t records[MAX_WORKERS]; // of the trace
 } Kernel;
-
-static uint64_t clock_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void report(const Kernel *k) {
     EngineReport *at = (EngineReport *)(uintptr_t)k->p.report;
@@ -244,23 +239,50 @@ static void report(const Kernel *k) {
 
 static bool aborted(const Kernel *k) { return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0; }
 
-// The first step of each instance, one after the other since the last round.
-static void trace(const Kernel *k, uint64_t end) {
-    const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
-    EngineTrace *at = (EngineTrace *)(uintptr_t)k->p.trace;
-    uint64_t part = (end - k->last) / (t->instances + 1);
-    for (uint32_t i = 0; at && i < t->instances; i++) {
-        uint64_t begun = k->last + i * part;
-        at[k->p.trace_room + i] = (EngineTrace){i, 0, begun, begun, begun + part / 2, begun + part};
+// A task of a round: steps of an instance end one after the other, each a step long. Skipped ones never begin.
+static void trace_task(Kernel *k, uint32_t worker, uint32_t instance, uint32_t step, uint64_t begin, bool skipped) {
+    EngineTrace *at = (EngineTrace *)(uintptr_t)k->p.trace + worker * k->p.trace_room;
+    at += k->records[worker]++ % k->p.trace_room;
+    uint64_t begun = begin + step * FAKE_STEP_NS;
+    at->instance = instance, at->step = step, at->posted = begin;
+    at->ready = begun;
+    if (!skipped) at->begun = begun + 100;
+    at->ended = begun + FAKE_STEP_NS;
+}
+
+// The tasks of a round by the tables; items of pools are dealt out.
+static void trace(Kernel *k, const EngineRound *round) {
+    const char *tables = (const char *)(uintptr_t)k->p.tables;
+    const EngineTables *t = (const void *)tables;
+    const EngineInstance *instances = (const void *)(tables + t->instance_at);
+    const EngineQueue *queues = (const void *)(tables + t->queue_at);
+    const EngineEntry *entries = (const void *)(tables + t->entry_at);
+    const EnginePool *pools = (const void *)(tables + t->pool_at);
+    const uint32_t active = (uint32_t)number("experts=", 5);
+    for (uint32_t n = 0; k->p.trace && n < t->instances * t->workers; n++) {
+        const uint32_t i = n / t->workers, w = n % t->workers;
+        const uint64_t begin = k->clock + i * FAKE_INSTANCE_NS;
+        const bool skipped = (instances[i].segment == 1 && !(round->flags & ROUND_DRAFTED)) ||
+                             (instances[i].segment == 2 && !(k->request.flags & REQUEST_DRAFT));
+        const EngineQueue *q = &queues[(instances[i].body * t->workers + w) * 3 + 1];
+        for (const EngineEntry *e = entries + q->first; e < entries + q->first + q->count; e++) {
+            if (e->kind == ENGINE_TASK) trace_task(k, w, i, e->body_step, begin, skipped);
+            if (e->kind != ENGINE_POOL) continue;
+            const EnginePool *pool = &pools[e->pool];
+            uint32_t turn = 0;
+            for (uint32_t s = 0; s < pool->items; s++)
+                for (uint32_t item = 0; item < entries[pool->item + s].pool * active; item++)
+                    if (turn++ % pool->participants == e->part)
+                        trace_task(k, w, i, entries[pool->item + s].body_step, begin, skipped);
+        }
     }
 }
 
 static void tell(Kernel *k, EngineRound entry) {
     EngineRound *at = &k->ring[k->number % k->p.ring_size];
-    entry.nanoseconds = clock_ns();
+    trace(k, &entry);
+    entry.nanoseconds = k->clock += 1000000;
     entry.number = 0;
-    trace(k, entry.nanoseconds);
-    k->last = entry.nanoseconds;
     memcpy((char *)at + 4, (char *)&entry + 4, sizeof entry - 4);
     __atomic_store_n(&at->number, ++k->number, __ATOMIC_RELEASE);
 }
@@ -371,11 +393,17 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **parameters,
                    void **extra) {
     if (function == &state.fills) return run_fill(parameters[0], grid_x, block_x);
-    if (function == &streamed) return shared_bytes == STREAM_CHUNK * STREAM_STAGES ? CUDA_OK : 1;
+    if (function == &state.reads) {
+        memcpy(&state.read, parameters[0], sizeof state.read);
+        state.reads++;
+        state.reads_beside += atomic_load(&running) != 0;
+        return shared_bytes == STREAM_CHUNK * STREAM_STAGES && block_x == STREAM_THREADS && grid_x > 0 ? CUDA_OK : 1;
+    }
     Kernel *k = calloc(1, sizeof *k);
     state.fills_at_launch = state.fills;
     if (!k || !function || extra || grid_y * grid_z * block_y * block_z != 1) return 1;
     memcpy(&k->p, parameters[0], sizeof k->p);
+    k->clock = 1000000;
     k->mailbox = (EngineMailbox *)(uintptr_t)k->p.mailbox;
     k->ring = (EngineRound *)(uintptr_t)k->p.ring;
     state.params = k->p;
@@ -423,7 +451,8 @@ int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters
     uint32_t told_before = graph_kernel.number;
     EngineRound *ring = (EngineRound *)(uintptr_t)n.node.params.ring;
     bool anew = ring[0].number == 0; // the arm has been cleared
-    graph_kernel = (Kernel){.p = n.node.params, .number = anew ? 0 : told_before};
+    uint64_t clock = anew ? 1000000 : graph_kernel.clock;
+    graph_kernel = (Kernel){.p = n.node.params, .number = anew ? 0 : told_before, .clock = clock};
     graph_kernel.mailbox = (EngineMailbox *)(uintptr_t)graph_kernel.p.mailbox;
     graph_kernel.ring = ring;
     graph_idle = false;

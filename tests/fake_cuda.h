@@ -1,6 +1,7 @@
 // A driver without a GPU (fake_cuda.c): what a test may ask it. FAKE_CUDA, a list of words separated by commas, says
 // how it behaves: old, nodevice, busy, prohibited, exclusive, full (little memory), crowded (none), name=...,
-// workers=N, vocab=N for the device; slow, hang, deaf, dies, crashes, lies for its kernel; differs for the graph arm's tokens.
+// workers=N, vocab=N, experts=N (active in each layer, 5) for the device; slow, hang, deaf, dies, crashes, lies for its
+// kernel; differs for the graph arm's tokens.
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
 #include "../templates/abi.h"
@@ -25,6 +26,9 @@ typedef struct FakeCuda {
     int graph_launches, takes;
     FakeNode *node; // of the graph launched last
     int node_count;
+    int reads;         // launches of the kernel that reads
+    int reads_beside;  // of them, while the engine ran
+    EngineStream read; // the newest
 } FakeCuda;
 
 const FakeCuda *fake_cuda(void);

@@ -4,13 +4,11 @@
 #include "../templates/synthetic.h"
 #include "cuda.h"
 #include "damage.h"
+#include "fake_bundle.h"
 #include "fake_cuda.h"
 #include "gpu.h"
 #include "pack_file.h"
-#include "sha256.h"
-#include "tasks.h"
 #include "text.h"
-#include "trace.h"
 #include "unpack.h"
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -22,86 +20,6 @@ enum { VOCAB = 2048 };
 
 static char pair_path[1000], bundle_path[1000], library[1000], weights_path[1000];
 static const FakeCuda *(*fake)(void);
-static uint32_t abi = ENGINE_ABI;
-static bool without_kernel;
-
-// ---- A bundle for the fake: the demo model's Prog and tables for the h200, and no real kernel ----
-
-static void put(uint8_t *at, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> 8 * i);
-}
-
-static void sections_write(Ctx *c, const char *path, const Section *sections, int count) {
-    size_t at = 16 + (size_t)count * 104;
-    uint8_t *out = arena_alloc(c->arena, 64 << 20);
-    memcpy(out, "TILEBNDL", 8);
-    put(out + 8, BUNDLE_FORMAT, 4);
-    put(out + 12, (uint64_t)count, 4);
-    for (int i = 0; i < count; i++) {
-        uint8_t *entry = out + 16 + i * 104;
-        char sha[65];
-        at = (at + 63) / 64 * 64;
-        sha256_hex_of(sections[i].data, sections[i].size, sha);
-        memcpy(entry, sections[i].name, strlen(sections[i].name));
-        put(entry + 24, at, 8);
-        put(entry + 32, sections[i].size, 8);
-        memcpy(entry + 40, sha, 64);
-        memcpy(out + at, sections[i].data, sections[i].size);
-        at += sections[i].size;
-    }
-    CHECK(file_write(c, path, out, at));
-}
-
-// The demo model, a little wider, so that two ranks can share it.
-static const char *pair_model(Ctx *c) {
-    static const char *const changes[][2] = {
-        {"hidden: 384", "hidden: 512"}, {"  inner: 128", "  inner: 256"}, {"  inner: 768", "  inner: 1024"}};
-    Source *demo = file_read(c, file_join(c, demo_root(), "models/demo.yaml"), MODEL_FILE_CAP);
-    char *text = arena_copy(c->arena, demo->text, demo->length + 1), *path = file_join(c, demo_tmp(), "pair.yaml");
-    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        char *at = strstr(text, changes[i][0]);
-        CHECK(at);
-        text = arena_printf(c->arena, "%.*s%s%s", (int)(at - text), text, changes[i][1], at + strlen(changes[i][0]));
-    }
-    CHECK(file_write(c, path, text, strlen(text)));
-    return path;
-}
-
-static int ranks = 1;
-static void bundle_body(Ctx *c, void *user) {
-    Source *lua = file_read(c, file_join(c, demo_root(), "build.lua"), SCHED_FILE_CAP);
-    Build *build = lua ? build_read(c, lua, demo_root()) : NULL;
-    const Sku *sku = build ? build_sku(c, build, "h200", NO_SPAN) : NULL;
-    CHECK(sku);
-    Job job = {.name = "test",
-               .model = ranks > 1 ? pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
-               .schedule = file_join(c, demo_root(), "schedules/decode.lua"),
-               .sku = sku,
-               .tp = ranks};
-    Compiled *compiled = compile(c, &job, PASS_PROG);
-    CHECK(compiled);
-    const char *prog = prog_print(c, compiled->prog);
-    const void *tasks;
-    size_t tasks_bytes;
-    CHECK(tasks_encode(c, compiled, &tasks, &tasks_bytes));
-    EngineTables *tables = arena_copy(c->arena, tasks, tasks_bytes);
-    tables->abi = abi;
-    Section sections[] = {{"manifest", "{}", 2},
-                          {"model", compiled->model->source->text, compiled->model->source->length},
-                          {"prog", prog, strlen(prog)},
-                          {"tasks", tables, tasks_bytes},
-                          {"cubin", "cubin", 6}};
-    sections_write(c, user, sections, without_kernel ? 4 : 5);
-}
-
-static void bundle_make(const char *path) {
-    Ctx *c = ctx_new((Env){0});
-    char copy[1000];
-    snprintf(copy, sizeof copy, "%s", path);
-    CHECK(ctx_protect(c, bundle_body, copy));
-    diag_print(c, stderr, DIAG_TEXT);
-    ctx_free(c);
-}
 
 // ---- Sessions ----
 
@@ -232,15 +150,15 @@ static void bundles_that_will_not_do(void) {
     tr_options o = options();
     o.bundle = path;
     snprintf(path, sizeof path, "%s/old.bundle", demo_tmp());
-    abi = ENGINE_ABI + 1;
-    bundle_make(path);
-    abi = ENGINE_ABI;
+    fake_abi = ENGINE_ABI + 1;
+    fake_bundle(path);
+    fake_abi = ENGINE_ABI;
     refused("", o, 1);
     SAID("E0914");
     SAID("another version");
-    without_kernel = true;
-    bundle_make(path);
-    without_kernel = false;
+    fake_without_kernel = true;
+    fake_bundle(path);
+    fake_without_kernel = false;
     refused("", o, 1);
     SAID("has no kernel");
 }
@@ -447,37 +365,6 @@ static void kernels_that_end(void) {
     }
 }
 
-static void traces(void) {
-    char path[1100];
-    tr_options o = options();
-    o.trace = true;
-    tr_session *s = opened("", o);
-    tr_request r = request(60);
-    tr_result result;
-    CHECK(tr_generate(s, &r, &result) == 0);
-    snprintf(path, sizeof path, "%s/trace.json", demo_tmp());
-    int code = tr_trace_file(s, path);
-    keep(s);
-    CHECK(code == 0, "%s", said);
-    json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
-    CHECK(root, "%s", error.text);
-    json_t *ops = json_object_get(root, "ops");
-    double sum = json_real_value(json_object_get(root, "other_us"));
-    for (size_t i = 0; i < json_array_size(ops); i++)
-        sum += json_real_value(json_object_get(json_array_get(ops, i), "us"));
-    CHECK(json_array_size(ops) > 3 && fabs(sum - json_real_value(json_object_get(root, "us_a_round"))) < 0.2, "%g",
-          sum);
-    json_decref(root);
-    closed(s);
-    s = opened("", options());
-    CHECK(tr_generate(s, &r, &result) == 0);
-    CHECK(tr_trace_file(s, path) == 1);
-    keep(s);
-    SAID("E0917");
-    closed(s);
-}
-
 // ---- One rank alone ----
 
 static tr_options alone(int rank) {
@@ -564,7 +451,7 @@ static void a_rank_alone(void) {
     CHECK(fabs(halves_std(l->weight[SLOT_EMBED], 2048 * 512, 0) - 1) < 0.01);
     CHECK(fabs(halves_std(l->weight[SLOT_INPUT_NORM], 512, 1) - 0.1) < 0.02);
     tr_figures figures = tr_session_figures(s);
-    CHECK(figures.weights == list.bytes && figures.weights_seconds > 0 && figures.streaming == 0);
+    CHECK(figures.weights == list.bytes && figures.weights_seconds > 0);
     tr_request r = request(50);
     tr_result result;
     r.start = 2000;
@@ -833,9 +720,12 @@ static void the_program(void) {
                      "--trace", trace_path, "--accept", "3",         "--json", NULL};
     CHECK(run(bench, false) == 0, "%s", said);
     CHECK(file_size(trace_path) > 100);
-    char *by_itself[] = {program,       "bench",    pair_path, "--rank",    "1",   "--alone",
-                         "synthetic:1", "--rounds", "20",      "--context", "100", NULL};
+    char into[1200];
+    snprintf(into, sizeof into, "--json=%s/alone.json", demo_tmp());
+    char *by_itself[] = {program,    "bench", pair_path,   "--rank", "1",  "--alone", "synthetic:1",
+                         "--rounds", "20",    "--context", "100",    into, NULL};
     CHECK(run(by_itself, false) == 0, "%s", said);
+    CHECK(file_size(into + strlen("--json=")) > 1000);
     char *half[] = {program, "bench", bundle, "--weights", weights, "--rank", "0", NULL};
     CHECK(run(half, false) == 2);
     unlink(packed_path);
@@ -871,10 +761,10 @@ int main(void) {
     snprintf(weights_path, sizeof weights_path, "%s/models/demo", demo_root());
     check_name = "set-up";
     if (setjmp(check_landing)) return 1;
-    bundle_make(bundle_path);
-    ranks = 2;
-    bundle_make(pair_path);
-    ranks = 1;
+    fake_bundle(bundle_path);
+    fake_ranks = 2;
+    fake_bundle(pair_path);
+    fake_ranks = 1;
     RUN(no_driver);
     void *handle = dlopen(library, RTLD_NOW);
     void *symbol = handle ? dlsym(handle, "fake_cuda") : NULL;
@@ -894,7 +784,6 @@ int main(void) {
     RUN(cancelled_requests);
     RUN(a_kernel_that_hangs);
     RUN(kernels_that_end);
-    RUN(traces);
     RUN(a_rank_alone);
     RUN(random_padding);
     RUN(ranks_that_cannot_be_alone);

@@ -139,6 +139,20 @@ static void check_cut(const Prog *prog, const GraphPlan *plan, int kind) {
             }
         }
     }
+    // What a kernel reads early was written two kernels before, or in an earlier round: accept, which writes the next
+    // state, is its last kernel alone, and attention, which reads the caches early, never in its first.
+    for (int b = 0, layer; b < instances; b++) {
+        const Body *body = &prog->bodies[prog_instance(prog, b, &layer)->body];
+        for (int s = 0; s < body->step_count; s++) {
+            OpId op = body->steps[s].op;
+            if (op == OP_ACCEPT) {
+                const GraphKernel *last = &plan->kernels[kind][plan->count[kind] - 1];
+                CHECK(last->count == 1 && last->parts[0].instance == b && last->parts[0].steps == 1ull << s);
+            }
+            if (kernel_of[b][s] < 0 || (op != OP_ATTENTION && op != OP_DRAFT_ATTENTION)) continue;
+            CHECK(kernel_of[b][s] > 0 && plan->kernels[kind][kernel_of[b][s]].caches);
+        }
+    }
     for (int b = 0; b < instances; b++) {
         int layer_b;
         const RoundItem *item_b = prog_instance(prog, b, &layer_b);
@@ -310,11 +324,12 @@ static void what_is_launched(void) {
     int kernels = tr_session_figures(s).kernels[1], takes = f->takes;
     CHECK(f->launches == before && takes >= 1 && f->graph_launches > 3); // no engine
     CHECK(kernels > 40 && f->node && f->node_count % kernels == 0 && f->node_count / kernels > 1, "%d", kernels);
+    int attending = 0;
     for (int i = 0; i < f->node_count; i++) {
         const FakeNode *n = &f->node[i];
         const EngineNode *node = &n->node;
         CHECK(n->grid == 132 && n->block == ENGINE_THREADS && n->shared + 30000 <= 232448);
-        CHECK(n->early == (i > 0) && node->flags == (i % kernels == 0 ? NODE_FIRST : 0) && node->skips == 0);
+        CHECK(n->early == (i > 0) && (node->flags & NODE_FIRST) == (i % kernels == 0) && node->skips == 0);
         CHECK(node->tables.instances >= 1 && node->tables.instances == node->tables.bodies);
         CHECK(node->params.slab == f->params.slab && node->params.state && node->params.trace == 0);
         CHECK(node->params.claims == node->serving + NODE_SERVING && node->params.tables > node->params.claims);
@@ -322,9 +337,12 @@ static void what_is_launched(void) {
         uint32_t entries = 0;
         for (uint32_t q = 0; q < node->tables.instances * 132 * ROLE_COUNT; q++) entries += queues[q].count;
         CHECK(entries > 0);
+        attending += (node->flags & NODE_CACHES) != 0;
+        CHECK(node->flags == 0 || node->flags == NODE_FIRST || node->flags == NODE_CACHES);
         for (uint32_t k = 0; k < node->tables.instances; k++) CHECK(node->instances[k].body == k);
         CHECK(i < kernels || memcmp(node, &f->node[i - kernels].node, sizeof *node) == 0);
     }
+    CHECK(attending == f->node_count / kernels * (6 + 2), "%d", attending);
     r.no_draft = true;
     CHECK(tr_generate(s, &r, &result) == 0);
     check_chain(&result, 100);
@@ -332,7 +350,7 @@ static void what_is_launched(void) {
     kernels = tr_session_figures(s).kernels[0];
     for (int i = 0; i < f->node_count; i++)
         CHECK(f->node[i].node.skips == (GATE_SKIP_DRAFT | GATE_SKIP_CONTEXT) &&
-              f->node[i].node.flags == (i % kernels == 0 ? NODE_FIRST : 0));
+              (f->node[i].node.flags & NODE_FIRST) == (i % kernels == 0));
     closed(s);
 }
 

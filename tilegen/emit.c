@@ -1,4 +1,5 @@
 #include "emit.h"
+#include "geometry.h"
 #include "steps.h"
 #include "text.h"
 #include <string.h>
@@ -22,14 +23,15 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     bool uses[4] = {false};
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
-    bool wide = c->sched->activations == DTYPE_F32, direct = false;
-    uint32_t held = 1, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
+    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false;
+    uint32_t run = (uint32_t)geometry_run(c->plan), held = run, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
         if (s->op > RUN_LINEAR_F32) continue;
         uses[s->op] = true;
         direct |= s->direct;
-        if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_units > held) held = s->warp_units;
+        ragged |= s->k % BLOCK_K != 0;
+        if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
     text_printf(t, "struct Model {\n");
     flag(t, "RESIDENT", resident); // the engine; else a node of a graph
@@ -45,6 +47,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     flag(t, "WIDE", wide);
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
+    flag(t, "RAGGED", ragged);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));
@@ -57,13 +60,16 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     static const char *const names[] = {"USES_BF16", "USES_FP8", "USES_MXFP4", "USES_F32"};
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
     number(t, "HELD_UNITS", held < most ? held : most);
+    number(t, "RUN", run);
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);
-    text_printf(t, "    using Target = HeadDims<%d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim,
-                target->rope.rotary);
-    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim,
-                drafter->rope.rotary);
+    int heads = c->plan->ops[OP_ATTENTION].tile,
+        draft_heads = m->has_drafter ? c->plan->ops[OP_DRAFT_ATTENTION].tile : heads;
+    text_printf(t, "    using Target = HeadDims<%d, %d, %d, %d, WIDE>;\n", target->qk_dim, target->v_dim,
+                target->rope.rotary, heads);
+    text_printf(t, "    using Drafter = HeadDims<%d, %d, %d, %d, WIDE>;\n", drafter->qk_dim, drafter->v_dim,
+                drafter->rope.rotary, draft_heads);
     text_printf(t, "    static DEVICE const EngineStep &step(uint32_t i) { return engine_steps[i]; }\n};\n");
 }
 
@@ -87,8 +93,9 @@ static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool re
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s\n", c->model->name, c->job.sku->name,
-                prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers, headers);
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s%s\n", c->model->name,
+                c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
+                c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n", headers);
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
         text_printf(&t, "    // %s\n", prog->bodies[b].name);

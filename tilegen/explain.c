@@ -1,36 +1,8 @@
 #include "cli.h"
 #include "cubin.h"
 #include "emit.h"
+#include "traffic.h"
 #include <string.h>
-
-// Distinct experts that `rows` rows of `top` choices hit, choices independent and uniform: E (1 - (1 - k/E)^rows).
-static double distinct_experts(const Plan *plan) {
-    const Experts *experts = &plan->model->experts;
-    double miss = 1;
-    for (int i = 0; i < plan->rows; i++) miss *= 1 - (double)experts->top_k / experts->count;
-    return experts->count * (1 - miss);
-}
-
-// Bytes of weights that all tasks of an op read in one round of one rank.
-static double round_bytes(const Compiled *c, OpId op, int *instances) {
-    const Prog *prog = c->prog;
-    double bytes = 0;
-    *instances = 0;
-    for (int i = 0; i < prog_instances(prog); i++) {
-        int layer;
-        const RoundItem *item = prog_instance(prog, i, &layer);
-        const Body *body = &prog->bodies[item->body];
-        for (int s = 0; s < body->step_count; s++) {
-            if (body->steps[s].op != op) continue;
-            LayerAttention kind = item->segment == SEGMENT_TARGET ? c->model->layers[layer].attention : ATTENTION_FULL;
-            double tiles = (double)plan_outputs(c->plan, op, kind) / c->plan->ops[op].tile;
-            if (op == OP_EXPERTS_UP || op == OP_EXPERTS_DOWN) tiles *= distinct_experts(c->plan);
-            bytes += tiles * (double)plan_tile_bytes(c->plan, op, kind);
-            ++*instances;
-        }
-    }
-    return bytes;
-}
 
 void explain_target(Ctx *ctx, const Compiled *c) {
     (void)ctx;
@@ -55,23 +27,22 @@ void explain_target(Ctx *ctx, const Compiled *c) {
     for (int i = 0; i < prog->counter_count; i++) groups += prog->counters[i].groups;
     printf("  counters             %8d, %d groups in all\n", prog->counter_count, groups);
     printf("  bodies               %8d, %d instances a round\n", prog->body_count, prog_instances(prog));
+    double experts = c->model->experts.count ? traffic_experts(c->model, prog->rows) : 0, total = 0;
+    Traffic traffic = traffic_of(c->model, prog, experts, 0);
     printf("\nweights read in a round of %d rows by one rank", prog->rows);
-    if (c->model->experts.count)
-        printf(" (routing independent and uniform: %.1f experts a layer)", distinct_experts(c->plan));
+    if (c->model->experts.count) printf(" (routing independent and uniform: %.1f experts a layer)", experts);
     bool timed = sku->bandwidth > 0;
     printf("\n  %-16s %6s %8s %6s %14s %8s%s\n", "op", "times", "tile", "tiles", "bytes", "share",
            timed ? "   floor us" : "");
-    double total = 0, bytes[OP_COUNT] = {0};
-    int times[OP_COUNT] = {0};
-    for (int op = 0; op < OP_COUNT; op++)
-        if (c->plan->ops[op].used) total += bytes[op] = round_bytes(c, (OpId)op, &times[op]);
+    for (int op = 0; op < OP_COUNT; op++) total += traffic_op(&traffic, (OpId)op).weights;
     for (int op = 0; op < OP_COUNT; op++) {
-        if (times[op] == 0) continue;
+        OpTraffic of = traffic_op(&traffic, (OpId)op);
+        if (of.times == 0) continue;
         LayerAttention kind = c->plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
-        printf("  %-16s %6d %8d %6d %14.0f %7.1f%%", op_name((OpId)op), times[op], c->plan->ops[op].tile,
-               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, bytes[op],
-               total > 0 ? 100 * bytes[op] / total : 0);
-        if (timed) printf(" %10.2f", bytes[op] / sku->bandwidth * 1e6);
+        printf("  %-16s %6d %8d %6d %14.0f %7.1f%%", op_name((OpId)op), of.times, c->plan->ops[op].tile,
+               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, of.weights,
+               total > 0 ? 100 * of.weights / total : 0);
+        if (timed) printf(" %10.2f", of.weights / sku->bandwidth * 1e6);
         printf("\n");
     }
     printf("  %-16s %6s %8s %6s %14.0f %7.1f%%", "round", "", "", "", total, 100.0);

@@ -39,6 +39,11 @@ static bool inputs(const Plan *plan, OpId op, LayerAttention kind, Dtype *dtype,
     return true;
 }
 
+int geometry_run(const Plan *plan) {
+    int units = (plan->model->hidden + BLOCK_K - 1) / BLOCK_K, share = (units + COMPUTE_WARPS - 1) / COMPUTE_WARPS;
+    return plan->sched->activations == DTYPE_F32 ? 1 : share % 3 == 0 ? 3 : share > 1 ? 2 : 1;
+}
+
 bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out) {
     Geometry g = {.strip_outputs = STRIP_ROWS};
     bool two;
@@ -55,8 +60,13 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     g.direct = op == OP_EXPERTS_DOWN && g.warps_k == 1;
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
-    g.chunks_of_strip = (g.blocks + fit - 1) / fit;
-    g.chunk_blocks = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip;
+    g.run = g.warp_units < geometry_run(plan) ? g.warp_units : geometry_run(plan);
+    int whole = g.unit == 1 || g.dtype == DTYPE_F32 ? 1 : g.run; // chunks are made of runs
+    if (fit < whole) fit = whole; // steps.c says that the page is too small
+    g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
+    g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
+    int even = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip; // chunks of about one size
+    if (g.chunks_of_strip > 1) g.chunk_blocks = (even + whole - 1) / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
     g.strips_of_chunk = fit / g.blocks > 1 ? fit / g.blocks : 1;
     *out = g;
@@ -69,4 +79,10 @@ int geometry_chunks(const Geometry *g, int outputs) {
     int strips = geometry_strips(g, outputs);
     return g->chunks_of_strip > 1 ? strips * g->chunks_of_strip
                                   : (strips + g->strips_of_chunk - 1) / g->strips_of_chunk;
+}
+
+int geometry_own_bytes(const Attention *attention, bool wide, int heads) {
+    int key = KEY_DIM(attention->qk_dim), positions = 16 + ENGINE_ROWS;
+    int cached = positions * (key + attention->v_dim) * 2, angles = ENGINE_ROWS * attention->rope.rotary * 4;
+    return cached + angles + 16 * 4 + 16 + (heads + 1) / 2 * ENGINE_ROWS * key * 4 * (wide ? 2 : 1);
 }

@@ -11,15 +11,22 @@ typedef struct Geometry {
     int strip_outputs;   // outputs of the op's tile in a strip: 16, or 8 where gate and up share it
     int warps_k;         // compute warps that share a strip's inputs: 1, 2, 4 or 8
     int unit;            // quarters of a block that a warp takes at a time: 4, or 1 where activations are float
-    int warp_units;      // units of such a warp, at most: units kw, kw + warps_k, kw + 2 warps_k ... of a strip
+    int warp_units;      // units of such a warp, at most
+    int run;             // units in a row that a warp takes: runs kw, kw + warps_k, kw + 2 warps_k ... of a strip
     bool direct;         // one warp has a strip's whole sums and stores them itself
     int chunk_blocks;    // blocks a chunk, when a strip is cut in several chunks
     int chunks_of_strip; // 1 when a strip fits into a page
     int strips_of_chunk; // 1 when it does not
 } Geometry;
 
+// Units of a run at most; a run lies in one chunk. 3 or 2, what divides a warp's share of the hidden size.
+int geometry_run(const Plan *plan);
 // False for ops without weights.
 bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out);
+// Bytes of shared memory that an attention task of `heads` query heads keeps its own rows in (Own of attention.cuh),
+// and what there is.
+int geometry_own_bytes(const Attention *attention, bool wide, int heads);
+enum { GEOMETRY_OWN_ROOM = 32768 };
 // Pages that a task of `outputs` outputs goes through.
 int geometry_chunks(const Geometry *g, int outputs);
 int geometry_strips(const Geometry *g, int outputs);

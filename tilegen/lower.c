@@ -461,19 +461,23 @@ static void context_steps(Lower *l) {
     }
 }
 
-static void sample_steps(Lower *l) {
-    int rows = l->plan->rows;
-    step_new(l, OP_SAMPLE);
-    covers(l, all_of(l, BUF_CHOICE));
-    for (int row = 0; row < rows; row += l->plan->ops[OP_SAMPLE].tile) {
+// A token for each row: draft_pick, sample.
+static void choice_step(Lower *l, OpId op, BufferId best, BufferId choice) {
+    step_new(l, op);
+    covers(l, all_of(l, choice));
+    for (int row = 0; row < l->plan->rows; row += l->plan->ops[op].tile) {
         Draft d = {0};
-        Index own = range(row, row + l->plan->ops[OP_SAMPLE].tile);
+        Index own = range(row, row + l->plan->ops[op].tile);
         reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, region(l, BUF_LOGITS, whole(l, BUF_LOGITS, 0), own, whole(l, BUF_LOGITS, 2)));
-        reads(l, &d, all_of(l, BUF_BEST));
-        writes(l, &d, region(l, BUF_CHOICE, own, NONE, NONE));
+        if (op == OP_SAMPLE) reads(l, &d, region(l, BUF_LOGITS, whole(l, BUF_LOGITS, 0), own, whole(l, BUF_LOGITS, 2)));
+        reads(l, &d, all_of(l, best));
+        writes(l, &d, region(l, choice, own, NONE, NONE));
         task_add(l, own.lo, own.hi, 0, &d);
     }
+}
+
+static void sample_steps(Lower *l) {
+    choice_step(l, OP_SAMPLE, BUF_BEST, BUF_CHOICE);
     step_new(l, OP_ACCEPT);
     Draft d = {0};
     reads(l, &d, all_of(l, BUF_STATE));
@@ -587,7 +591,7 @@ Prog *plan_lower(Ctx *ctx, const Plan *plan) {
         int body = body_add(l, "draft_layer");
         for (int i = 0; i < drafter->layers; i++) round_add(l, SEGMENT_DRAFT, body, i);
         head_steps(l, OP_DRAFT_HEAD, BUF_DX, BUF_COUNT, BUF_DBEST, BUF_COUNT, BUF_DBEST_PART, SITE_DRAFT_HEAD);
-        single(l, OP_DRAFT_PICK, BUF_DBEST, all_of(l, BUF_DRAFTS));
+        choice_step(l, OP_DRAFT_PICK, BUF_DBEST, BUF_DRAFTS);
         round_add(l, SEGMENT_DRAFT, body_add(l, "draft_out"), 0);
     }
     COLUMN_STEP(l, OP_EMBED, model->hidden, BUF_X, BUF_DRAFTS);

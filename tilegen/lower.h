@@ -28,7 +28,7 @@
 //   draft_up         inner                       dx                                     dact
 //   draft_down       hidden                      dact, dx                               dx, or dim of all
 //   draft_head       vocab / R                   dx                                     dbest, or dbest_part
-//   draft_pick       one task                    dbest                                  drafts
+//   draft_pick       rows                        dbest                                  drafts
 //   embed            hidden                      drafts                                 x
 //   qkv              qkv_rows                    x                                      qkv
 //   append           kv heads                    qkv (its k, v)                         kv new

@@ -2,16 +2,7 @@
 // check approves, and lower turns into tasks.
 #ifndef TILEGEN_PLAN_H
 #define TILEGEN_PLAN_H
-#include "schedule.h"
-
-// Shapes of one rank.
-typedef struct Shape {
-    int heads[ATTENTION_KINDS], kv_heads[ATTENTION_KINDS], qkv_rows[ATTENTION_KINDS], o_cols[ATTENTION_KINDS];
-    int dense_inner, expert_inner, vocab, hidden_slice; // vocab and hidden rows of this rank (head, fc)
-    int keys;                                           // most experts active in a round: min(count, rows * top_k)
-    int draft_heads, draft_kv_heads, draft_qkv_rows, draft_inner;
-    int draft_kv_rows; // of the drafter's fused rows, the [K | V] part
-} Shape;
+#include "shape.h"
 
 typedef struct OpPlan {
     bool used;
@@ -37,8 +28,6 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind);
 int plan_group(const Plan *plan, OpId op, LayerAttention kind);
 // Parts that the keys of an attention of such a layer are cut in. A window's are too few to cut.
 int plan_split(const Plan *plan, LayerAttention kind);
-// Bytes of weights behind outputs [0, tile) of an op: 0 for ops without weights.
-int64_t plan_tile_bytes(const Plan *plan, OpId op, LayerAttention kind);
 
 // plan_bind: NULL after reporting (E04xx): what the degree does not divide, ops named that do not exist for the model,
 // ...

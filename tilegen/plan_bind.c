@@ -1,45 +1,32 @@
 #include "geometry.h"
 #include <string.h>
 
-// Divides a count over the ranks; 0 after reporting that the degree does not divide it.
-static int share(Ctx *ctx, const Plan *plan, int count, const char *what) {
-    if (count % plan->ranks == 0) return count / plan->ranks;
+static void divides(Ctx *ctx, const Plan *plan, int count, const char *what) {
+    if (count % plan->ranks == 0) return;
     diag_error(ctx, E0401, NO_SPAN, "%s: %d %s cannot be split over %d ranks", plan->model->name, count, what,
                plan->ranks);
     diag_help(ctx, "choose a degree of tensor parallelism that divides %d", count);
-    return 0;
 }
 
-static void bind_shape(Ctx *ctx, Plan *plan) {
+// Reports every count that the degree does not divide.
+static void shape_check(Ctx *ctx, const Plan *plan) {
     static const char *const heads[] = {"query heads of the full layers", "query heads of the window layers"};
     static const char *const kv_heads[] = {"kv heads of the full layers", "kv heads of the window layers"};
     const Model *model = plan->model;
-    Shape *shape = &plan->shape;
     for (int kind = 0; kind < ATTENTION_KINDS; kind++) {
-        const Attention *attention = &model->attention[kind];
-        if (!attention->heads) continue;
-        shape->heads[kind] = share(ctx, plan, attention->heads, heads[kind]);
-        shape->kv_heads[kind] = share(ctx, plan, attention->kv_heads, kv_heads[kind]);
-        shape->o_cols[kind] = shape->heads[kind] * attention->v_dim;
-        shape->qkv_rows[kind] =
-            shape->heads[kind] * attention->qk_dim + shape->kv_heads[kind] * (attention->qk_dim + attention->v_dim);
+        divides(ctx, plan, model->attention[kind].heads, heads[kind]);
+        divides(ctx, plan, model->attention[kind].kv_heads, kv_heads[kind]);
     }
-    if (model->family == FAMILY_MIMO_V2) share(ctx, plan, model_qkv_chunks(model), "chunks of the fused qkv weight");
-    if (model->dense_inner) shape->dense_inner = share(ctx, plan, model->dense_inner, "inner columns of the dense MLP");
-    if (model->experts.count) {
-        shape->expert_inner = share(ctx, plan, model->experts.inner, "inner columns of an expert");
-        int most = plan->rows * model->experts.top_k;
-        shape->keys = most < model->experts.count ? most : model->experts.count;
-    }
-    shape->vocab = share(ctx, plan, model->vocab, "rows of the head");
+    if (model->family == FAMILY_MIMO_V2) divides(ctx, plan, model_qkv_chunks(model), "chunks of the fused qkv weight");
+    divides(ctx, plan, model->dense_inner, "inner columns of the dense MLP");
+    if (model->experts.count) divides(ctx, plan, model->experts.inner, "inner columns of an expert");
+    divides(ctx, plan, model->vocab, "rows of the head");
     if (!model->has_drafter) return;
     const Drafter *drafter = &model->drafter;
-    shape->hidden_slice = share(ctx, plan, model->hidden, "rows of the drafter's fc");
-    shape->draft_heads = share(ctx, plan, drafter->attention.heads, "query heads of the drafter");
-    shape->draft_kv_heads = share(ctx, plan, drafter->attention.kv_heads, "kv heads of the drafter");
-    shape->draft_inner = share(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
-    shape->draft_kv_rows = shape->draft_kv_heads * (drafter->attention.qk_dim + drafter->attention.v_dim);
-    shape->draft_qkv_rows = shape->draft_heads * drafter->attention.qk_dim + shape->draft_kv_rows;
+    divides(ctx, plan, model->hidden, "rows of the drafter's fc");
+    divides(ctx, plan, drafter->attention.heads, "query heads of the drafter");
+    divides(ctx, plan, drafter->attention.kv_heads, "kv heads of the drafter");
+    divides(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
 }
 
 static bool op_exists(const Plan *plan, OpId op) {
@@ -90,7 +77,7 @@ static int common_outputs(const Plan *plan, OpId op) {
 // On a GPU whole strips of packed weights, or all outputs.
 static int default_tile(const Plan *plan, OpId op) {
     int outputs = common_outputs(plan, op), least = (outputs + plan->workers - 1) / plan->workers, strip = 16;
-    if (op == OP_SAMPLE) return 1;
+    if (op == OP_SAMPLE || op == OP_DRAFT_PICK) return 1;
     if (!sku_is_host(plan->sku)) {
         Geometry g;
         LayerAttention kind = plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
@@ -118,8 +105,9 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
                    model->drafter.block, sched->rows);
         diag_help(ctx, "write rows = %d in the schedule", model->drafter.block);
     }
-    bind_shape(ctx, plan);
+    shape_check(ctx, plan);
     if (diag_errors(ctx) > errors) return NULL;
+    plan->shape = shape_of(model, tp, plan->rows);
     for (size_t i = 0; i < sched->step_count; i++) {
         const SchedStep *step = &sched->steps[i];
         plan->ops[step->op] =

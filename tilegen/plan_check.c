@@ -46,6 +46,22 @@ static void check_group(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind
     diag_help(ctx, "%d divides them", below);
 }
 
+// A GPU's task keeps the queries of all its heads in shared memory.
+static void check_heads(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
+    const OpPlan *o = &plan->ops[op];
+    const Attention *a = op == OP_DRAFT_ATTENTION ? &plan->model->drafter.attention : &plan->model->attention[kind];
+    bool wide = plan->sched->activations == DTYPE_F32;
+    int most = o->tile, group = plan_group(plan, op, kind);
+    while (most > 0 && (group % most || geometry_own_bytes(a, wide, most) > GEOMETRY_OWN_ROOM)) most--;
+    if (most == o->tile) return;
+    diag_error(ctx, E0442, o->span, "%s: a tile of %d query heads keeps %d bytes in shared memory, where %d are for it",
+               op_name(op), o->tile, geometry_own_bytes(a, wide, o->tile), GEOMETRY_OWN_ROOM);
+    if (most > 0)
+        diag_help(ctx, "%d heads fit", most);
+    else
+        diag_help(ctx, "build for the SKU \"host\"");
+}
+
 // The drafter's context op multiplies by the K and V rows of its fused weights as they are packed.
 static void check_context(Ctx *ctx, const Plan *plan) {
     int q_rows = plan->shape.draft_qkv_rows - plan->shape.draft_kv_rows;
@@ -99,6 +115,8 @@ bool plan_check(Ctx *ctx, const Plan *plan) {
             if (gpu && diag_errors(ctx) == before) check_strips(ctx, plan, (OpId)op, (LayerAttention)kind);
             if (gpu && (op == OP_ATTENTION || op == OP_DRAFT_ATTENTION) && diag_errors(ctx) == before)
                 check_group(ctx, plan, (OpId)op, (LayerAttention)kind);
+            if (gpu && (op == OP_ATTENTION || op == OP_DRAFT_ATTENTION) && diag_errors(ctx) == before)
+                check_heads(ctx, plan, (OpId)op, (LayerAttention)kind);
             if (!attention || diag_errors(ctx) > before) break;
         }
     }

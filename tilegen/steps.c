@@ -102,7 +102,8 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->finish = finish;
     s->slot = slot, s->norm_slot = norm;
     s->k = (uint32_t)g.k, s->blocks = (uint32_t)g.blocks;
-    s->warps_k = (uint32_t)g.warps_k, s->warp_units = (uint32_t)g.warp_units;
+    s->warps_k = (uint32_t)g.warps_k, s->run = (uint32_t)g.run;
+    s->warp_runs = (uint32_t)((g.warp_units + g.run - 1) / g.run);
     s->direct = g.direct;
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip,
     s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
@@ -114,7 +115,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->outputs = (uint32_t)plan_outputs(k->c->plan, op, kind);
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
-        return cannot(k, "a block of weights is larger than a page");
+        return cannot(k, "the blocks of weights that a warp multiplies in one go are larger than a page");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
     return true;
@@ -137,6 +138,9 @@ static bool attention_step(Making *k, EngineStep *s, int kind) {
     s->eps = (float)(kind == 2 ? m->drafter.eps : m->eps);
     if (a->qk_dim % 8 || a->v_dim % 8 || a->rope.rotary % 16 || s->chunk_rows % 8)
         return cannot(k, "head dims that are no multiples of 8, or rotated dims of 16");
+    if (a->qk_dim > 256 || a->v_dim > 256) return cannot(k, "head dims over 256");
+    if (k->c->plan->ops[kind == 2 ? OP_DRAFT_ATTENTION : OP_ATTENTION].tile > 16)
+        return cannot(k, "more than 16 query heads a task");
     return true;
 }
 

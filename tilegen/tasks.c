@@ -153,19 +153,39 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
     return true;
 }
 
+// Before a pool: a task of its first step without outputs, which waits for the inputs as the router does, and has them
+// loaded while experts are being chosen.
+static void add_inputs(Tables *t, int b, const Pool *pool) {
+    const Prog *prog = t->c->prog;
+    const Body *body = &prog->bodies[b];
+    const Task *router = NULL;
+    if (t->c->sched->activations == DTYPE_F32) return; // small models: nothing to hide
+    for (int q = 0; q < prog->workers * ROLE_COUNT && !router; q++)
+        for (int i = 0; i < body->queues[q].count && !router; i++) {
+            const Entry *e = &body->queues[q].entries[i];
+            if (e->kind == ENTRY_TASK && body->steps[e->task.step].op == OP_ROUTER) router = &e->task;
+        }
+    if (!router) return;
+    EngineEntry e = {.step = (uint16_t)(t->steps->first[b] + pool->items[0].step),
+                     .kind = ENGINE_TASK,
+                     .body_step = (uint16_t)pool->items[0].step};
+    add_waits(t, router, &e);
+    LIST_ADD(t->ctx->arena, &t->entries, e);
+}
+
 // One queue: its entries, pools as entries of their own that name the participant's number.
 static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, EngineQueue *out) {
     const Prog *prog = t->c->prog;
     const Body *body = &prog->bodies[b];
     const Queue *queue = prog_queue(prog, body, worker, role);
     out->first = (uint32_t)t->entries.count;
-    out->count = (uint32_t)queue->count;
     for (int i = 0; i < queue->count; i++) {
         const Entry *entry = &queue->entries[i];
         if (entry->kind != ENTRY_POOL) {
             if (!add_task(t, b, &entry->task, entry->kind == ENTRY_LOAD ? ENGINE_LOAD : ENGINE_TASK)) return false;
             continue;
         }
+        if (role == ROLE_COMPUTE) add_inputs(t, b, &body->pools[entry->pool]);
         EngineEntry e = {.step = (uint16_t)t->pools.at[first_pool + entry->pool].publisher,
                          .kind = ENGINE_POOL,
                          .pool = (uint16_t)(first_pool + entry->pool),
@@ -179,6 +199,7 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
         add_waits(t, &entry->task, &e);
         LIST_ADD(t->ctx->arena, &t->entries, e);
     }
+    out->count = (uint32_t)t->entries.count - out->first;
     return true;
 }
 

@@ -27,6 +27,13 @@ check prompt_as_ids ids
 logits() { printf '1 2 3' >"$T/three" && exits 0 "$TILERUN" logits "$B" --weights $W --tokens "$T/three" --out "$T/l.safetensors" && [ "$(stat -c %s "$T/l.safetensors")" -gt 24576 ]; }
 check logits_file logits
 check bench exits 0 "$TILERUN" bench "$B" --weights $W --rounds 4 --json
+check bench_without_a_trace_on_the_host complains 1 "E0917" "the host executor keeps no trace" -- "$TILERUN" bench "$B" --weights $W --rounds 4 --trace "$T/trace"
+bench_file() {
+    exits 0 "$TILERUN" bench "$B" --weights $W --rounds 4 "--json=$T/bench" && grep -q '4 rounds: median' "$out" && grep -q '"clock": "host"' "$T/bench" && grep -q '"p95"' "$T/bench"
+}
+check bench_json_beside_the_text bench_file
+generate_file() { exits 0 gen --prompt 'def' --max-tokens 4 "--json=$T/made" && [ -s "$out" ] && ! grep -q '"tokens"' "$out" && grep -q '"tokens": \[' "$T/made" && grep -q 'token/s' "$err"; }
+check generate_json_beside_the_text generate_file
 check synthetic_weights exits 0 "$TILERUN" bench "$B" --weights synthetic:1 --rounds 3
 check degree_2 exits 0 "$TILERUN" generate "$T/demo-tp2.bundle" --weights $W --prompt 'import' --max-tokens 4
 bytes() { exits 0 gen --prompt "$(printf 'x = "\xff\xfe\xc3"')" --max-tokens 4; }
@@ -41,6 +48,15 @@ check no_weights complains 2 "--weights is missing" -- "$TILERUN" generate "$B" 
 check no_prompt complains 2 "--prompt or --tokens" -- "$TILERUN" generate "$B" --weights $W
 check unknown_option complains 2 "unknown option --promt" -- "$TILERUN" generate "$B" --promt x
 check temperature_that_is_no_number complains 2 "--temperature wants" -- "$TILERUN" generate "$B" --weights $W --prompt x --temperature warm
+check json_without_a_file complains 2 "--json= wants a file" -- "$TILERUN" bench "$B" --weights $W --json=
+check json_into_no_folder complains 3 "E0004" "/nothing/there" -- "$TILERUN" bench "$B" --weights $W "--json=$T/nothing/there"
+check flag_with_a_value complains 2 "--alone takes no value" -- "$TILERUN" bench "$B" --weights $W --alone=1
+check rank_without_alone complains 2 "--rank is the rank that --alone times" -- "$TILERUN" bench "$B" --weights $W --rank 0
+check alone_on_the_host complains 2 "without --host" -- "$TILERUN" bench "$B" --alone synthetic:1 --host
+check alone_of_a_host_bundle complains 1 "E0905" "leave out --alone" -- "$TILERUN" bench "$B" --alone synthetic:1
+check alone_is_for_bench complains 2 "no option --alone" -- gen --prompt x --alone
+check rank_out_of_range complains 2 "--rank wants" -- "$TILERUN" bench "$B" --alone --rank 8 synthetic:1
+check accept_out_of_range complains 2 "--accept wants" -- "$TILERUN" bench "$B" --weights $W --accept 9
 check empty_prompt complains 1 "E0902" "empty" -- "$TILERUN" generate "$B" --weights $W --prompt ''
 printf '1 99999' >"$T/big"
 check token_out_of_range complains 1 "E0902" "99999" -- "$TILERUN" generate "$B" --weights $W --tokens "$T/big"

@@ -74,6 +74,7 @@ gpu_kernel "$T/whole.lua" '"router" { tile = 24 }'
 check a_tile_of_everything exits 0 "$TILEGEN" check "$T/whole.lua" --sku h200
 gpu_kernel "$T/group.lua" '"attention" { tile = 8 }'
 check tile_across_kv_heads complains 1 "E0412" "4 share" "4 divides them" -- "$TILEGEN" check "$T/group.lua" --sku h200
+check tile_of_too_many_heads complains 1 "E0442" "a tile of 16 query heads keeps" "4 heads fit" -- "$TILEGEN" check mimo-rank/h200 -D heads=16
 pages=12 gpu_kernel "$T/pages.lua" '"o_proj" { tile = 16 }'
 check pages_that_leave_no_room complains 1 "E0408" "at most 11 pages" -- "$TILEGEN" check "$T/pages.lua" --sku h200
 check pages_of_the_shipped_schedule complains 1 "the 187392 that a block has" -- "$TILEGEN" check demo/h200 -D page_count=12

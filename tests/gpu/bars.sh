@@ -11,8 +11,8 @@ echo "== correctness"
 timeout 120 build/tests/test_gpu 2>&1 | grep -v '^error.E0916' | tail -30
 echo "== times"
 for i in 1 2 3; do
-    build/tilerun bench $B $W --rounds 200 2>&1 | tail -1
-    build/tilerun bench $B $W --rounds 200 --no-draft 2>&1 | tail -1
+    build/tilerun bench $B $W --rounds 200 2>&1 | sed -n 1p
+    build/tilerun bench $B $W --rounds 200 --no-draft 2>&1 | sed -n 1p
 done
 timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 64 2>&1 | tail -1
 echo "== a wait that is never met"
@@ -30,8 +30,8 @@ done
 echo
 timeout 20 build/tilerun generate $B $W --prompt 'def main():' --max-tokens 8 2>/dev/null; echo " (the next run: exit $?)"
 echo "== two programs at once"
-timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1 & timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | tail -1; wait
+timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | sed -n 1p & timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | sed -n 1p; wait
 for tool in memcheck racecheck; do
-    echo "== compute-sanitizer $tool"
+    echo "== compute-sanitizer $tool, $(compute-sanitizer --version | grep -o '^Version [0-9.]*')"
     timeout 100 compute-sanitizer --tool $tool build/tilerun generate $B $W --prompt 'def main():' --max-tokens 12 --timeout 90 2>&1 | tail -${LINES_OF_TOOL:-8} | cut -c1-200
 done

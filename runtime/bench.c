@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPT = 16, SLACK = 64, ENVIRONMENT = 3, TRACED_LEAST = 12, TRACED_MOST = 64 };
+enum { PROMPT = BENCH_PROMPT, SLACK = 64, ENVIRONMENT = 3, TRACED_LEAST = 12, TRACED_MOST = 64 };
 
 // Rounds that are traced; of these the last ones are kept.
 static int traced_rounds(const BenchJob *job) {
@@ -31,8 +31,9 @@ static bool times_of(const tr_result *r, int rounds, BenchTimes *out) {
     return true;
 }
 
-// Rounds after a short prompt of arbitrary ids.
-static tr_request request_of(const BenchJob *job, const int *prompt, int rounds, bool drafts) {
+tr_request bench_request(const tr_session *session, const BenchJob *job, int rounds, BenchPrompt prompt) {
+    bool drafts = !job->no_draft && tr_has_drafter(session);
+    for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 37 + 5) % tr_vocab(session);
     return (tr_request){.tokens = prompt,
                         .token_count = PROMPT,
                         .start = job->alone ? job->context - PROMPT : 0,
@@ -47,9 +48,9 @@ static tr_request request_of(const BenchJob *job, const int *prompt, int rounds,
 }
 
 // A run of its own, so that keeping records slows down no round that is timed.
-static int trace(tr_session *session, const BenchJob *job, const int *prompt, BenchReport *report) {
-    int rounds = traced_rounds(job);
-    tr_request request = request_of(job, prompt, rounds, report->drafts);
+static int trace(tr_session *session, const BenchJob *job, BenchReport *report) {
+    BenchPrompt prompt;
+    tr_request request = bench_request(session, job, traced_rounds(job), prompt);
     tr_result r;
     int code = tr_trace(session, true);
     if (code == 0) code = tr_generate(session, &request, &r);
@@ -61,13 +62,12 @@ static int trace(tr_session *session, const BenchJob *job, const int *prompt, Be
 }
 
 int bench_run(tr_session *session, const BenchJob *job) {
-    int prompt[PROMPT];
-    for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 37 + 5) % tr_vocab(session);
+    BenchPrompt prompt;
     BenchReport report = {.job = job,
                           .gpu = tr_on_gpu(session),
                           .drafts = !job->no_draft && tr_has_drafter(session),
                           .figures = tr_session_figures(session)};
-    tr_request request = request_of(job, prompt, job->rounds, report.drafts);
+    tr_request request = bench_request(session, job, job->rounds, prompt);
     tr_result r;
     int code = job->trace && !report.gpu ? tr_trace(session, true) : 0; // says that the host keeps none
     if (code == 0) code = tr_stream(session, &report.streaming[0]);
@@ -77,7 +77,10 @@ int bench_run(tr_session *session, const BenchJob *job) {
     report.acceptance = r.acceptance;
     report.first_token = r.first_token_seconds;
     report.start = request.start + PROMPT + r.acceptance * report.times.rounds / 2;
-    if (report.gpu) code = trace(session, job, prompt, &report);
+    if (job->graph)
+        code = tr_stream(session, &report.streaming[1]); // its kernels keep no records
+    else if (report.gpu)
+        code = trace(session, job, &report);
     if (!bench_report(&report)) return ENVIRONMENT;
     return code;
 }

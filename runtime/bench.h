@@ -4,7 +4,7 @@
 #define TILERUN_BENCH_H
 #include "tilerun.h"
 
-enum { BENCH_CONTEXT = 1024 }; // positions before the rounds of a rank alone
+enum { BENCH_CONTEXT = 1024, BENCH_PROMPT = 16 }; // positions before the rounds of a rank alone
 
 typedef struct BenchJob {
     int rounds;
@@ -16,11 +16,16 @@ typedef struct BenchJob {
     double temperature, top_p;
     int top_k;
     uint64_t seed;
+    bool graph;                // the graph arm instead of the engine
     FILE *text, *json, *trace; // where the results go, for people, and as JSON all of them or the trace alone; or NULL
 } BenchJob;
 
 // Positions that the session of a rank alone keeps.
 int bench_positions(const BenchJob *job);
-// An exit code, as the functions of tilerun.h. On a GPU of a session that was opened with room for a trace.
+// What is timed: rounds after a short prompt of arbitrary ids.
+typedef int BenchPrompt[BENCH_PROMPT];
+tr_request bench_request(const tr_session *session, const BenchJob *job, int rounds, BenchPrompt prompt);
+// An exit code, as the functions of tilerun.h. On a GPU of a session that was opened with room for a trace, or with
+// `graph`.
 int bench_run(tr_session *session, const BenchJob *job);
 #endif

@@ -42,6 +42,7 @@ static void print_text(const BenchReport *r, FILE *out) {
     const BenchJob *job = r->job;
     fprintf(out, "%d rounds: median %.3f ms (5 %%: %.3f, 95 %%: %.3f), acceptance length %.2f, %.1f token/s\n",
             t->rounds, t->median, t->low, t->high, r->acceptance, r->acceptance / t->mean * 1e3);
+    if (job->graph) fprintf(out, "the graph arm: %d kernels a round\n", r->figures.kernels[r->drafts]);
     if (job->alone)
         fprintf(out, "rank %d alone, context %d; its %.2f GB of weights were ready after %.2f s\n", job->rank,
                 job->context, (double)r->figures.weights / 1e9, r->figures.weights_seconds);
@@ -119,6 +120,10 @@ static json_t *report_json(const BenchReport *r) {
                             r->gpu ? "gpu" : "host", "ms", "median", t->median, "p5", t->low, "p95", t->high, "mean",
                             t->mean, "first_token_ms", r->first_token * 1e3, "acceptance", r->acceptance,
                             "tokens_per_second", r->acceptance / t->mean * 1e3);
+    if (r->job->graph) {
+        json_object_set_new(out, "arm", json_string("graph"));
+        json_object_set_new(out, "kernels_a_round", json_integer(r->figures.kernels[r->drafts]));
+    }
     if (r->job->alone) alone_json(r, out);
     if (r->gpu) gpu_json(r, out);
     return out;

@@ -33,6 +33,25 @@ enum {
     CUDA_MODE_PROHIBITED = 2,
 };
 
+// How a kernel is launched: the driver's CUlaunchConfig and CUlaunchAttribute.
+enum {
+    CUDA_LAUNCH_EARLY = 6, // programmatic stream serialization: before the kernel before it in the stream has ended
+    CUDA_CAPTURE_THREAD = 1,
+};
+typedef struct CudaLaunchAttribute {
+    int id, padding;
+    union {
+        int value;
+        char room[64];
+    };
+} CudaLaunchAttribute;
+typedef struct CudaLaunch {
+    unsigned grid[3], block[3], shared;
+    void *stream;
+    const CudaLaunchAttribute *attributes;
+    unsigned attribute_count;
+} CudaLaunch;
+
 enum { CUDA_VERSION_WANTED = 13000 }; // the driver's, as it tells it: 1000 major + 10 minor
 
 typedef struct Cuda {

@@ -15,10 +15,15 @@ double gpu_now(void) {
 
 static Exit gpu_begin(void *self, const DecodeRequest *r) {
     Gpu *gpu = self;
+    bool graph = gpu->arm == GPU_GRAPH;
     if (gpu->dead) return gpu_is_dead(gpu);
-    if (!gpu->launched && !gpu_launch(gpu)) return EXIT_ENVIRONMENT;
-    if (gpu->cuda->stream_query(gpu->stream) != CUDA_NOT_READY)
-        return gpu_give_up(gpu, "the kernel ended while it was idle");
+    if (!graph && !gpu->launched && !gpu_launch(gpu)) return EXIT_ENVIRONMENT;
+    if (gpu->cuda->stream_query(gpu->stream) != (graph ? CUDA_OK : CUDA_NOT_READY))
+        return gpu_give_up(gpu, graph ? "a kernel of the round before failed" : "the kernel ended while it was idle");
+    if (graph && (r->logits || r->halt)) {
+        diag_error(gpu->ctx, E0919, NO_SPAN, "the graph arm is for timing: it gives no logits and halts nowhere");
+        return EXIT_INPUT;
+    }
     EngineMailbox *mailbox = &gpu->host->mailbox;
     gpu->request = *r;
     gpu->end_count = 0;
@@ -41,7 +46,7 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
     gpu_say(&mailbox->taken, gpu->read);
     gpu_say(&mailbox->request, ++gpu->number);
     gpu->open = true;
-    return EXIT_OK;
+    return graph ? gpu_graph_begin(gpu) : EXIT_OK;
 }
 
 static const EngineRound *arrived(const Gpu *gpu) {
@@ -73,6 +78,19 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
     return entry;
 }
 
+// Rounds of the graph arm that nobody waits for any more: they end, and are passed over.
+static void graph_end(Gpu *gpu) {
+    gpu->open = false;
+    gpu_leaves(gpu, STOP_PATIENCE);
+    while (arrived(gpu)) gpu->read++;
+    gpu_say(&gpu->host->mailbox.taken, gpu->read);
+}
+static Exit graph_cancelled(Gpu *gpu, DecodedRound *out) {
+    graph_end(gpu);
+    out->last = out->cancelled = true;
+    return EXIT_OK;
+}
+
 static Exit gpu_next(void *self, DecodedRound *out) {
     Gpu *gpu = self;
     Exit code = EXIT_OK;
@@ -80,6 +98,10 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     if (gpu->dead) return gpu_is_dead(gpu);
     gpu_say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
     if (*gpu->options.cancelled) gpu_say(&gpu->host->mailbox.cancel, gpu->number);
+    if (gpu->arm == GPU_GRAPH) { // nothing waits for the host there: rounds are kept on their way
+        if (*gpu->options.cancelled) return graph_cancelled(gpu, out);
+        if (!gpu_graph_feed(gpu)) return EXIT_ENVIRONMENT;
+    }
     const EngineRound *entry = await(gpu, &code);
     if (!entry) return code;
     *out = (DecodedRound){.start = (int)entry->start,
@@ -114,6 +136,10 @@ static void gpu_end(void *self) {
     Gpu *gpu = self;
     DecodedRound round;
     if (gpu->dead) return;
+    if (gpu->arm == GPU_GRAPH) {
+        graph_end(gpu);
+        return;
+    }
     while (gpu->open) {
         gpu_say(&gpu->host->mailbox.cancel, gpu->number);
         if (gpu_next(gpu, &round) != EXIT_OK) return;
@@ -188,6 +214,7 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
         return EXIT_ENVIRONMENT;
     }
     if (!bundle_fits(gpu, bundle)) return EXIT_INPUT;
+    if (options->graph && gpu_graph_plan(gpu, bundle) != EXIT_OK) return EXIT_INPUT;
     ctx_defer(ctx, release, gpu);
     Exit code = gpu_load(gpu);
     if (code != EXIT_OK) {

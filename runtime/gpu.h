@@ -16,6 +16,7 @@ typedef struct GpuOptions {
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
     bool trace;     // room for the records of gpu_trace
+    bool graph;     // the graph arm of benches, which is the one that runs first: see gpu_graph.c
     bool alone; // one rank of several by itself, with weights and caches made on the GPU from `seed`: see gpu_bench.c
     int rank;   // whose work is done
     uint64_t seed;
@@ -32,9 +33,15 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
 typedef struct GpuFigures {
     double ready;     // when the weights were there, seconds of CLOCK_MONOTONIC
     uint64_t weights; // bytes
+    int kernels[2];   // of a round of one token and of a drafted one, with the graph arm; else 0
 } GpuFigures;
 GpuFigures gpu_figures(const Decoder *decoder);
 
+// What runs requests: the resident kernel, or a kernel for each part of a round in a CUDA graph. Begins anew with one
+// of them: all state is as after opening, but for caches of a rank that is not alone, which are written before they are
+// read. Of gpu_open with `graph`; between requests. EXIT_OK, or another code after reporting.
+typedef enum GpuArm { GPU_ENGINE, GPU_GRAPH } GpuArm;
+Exit gpu_arm(const Decoder *decoder, GpuArm arm);
 // For `tilerun bench` alone, between requests. Each ends the idle kernel, and the next request launches it anew.
 // Whether it notes its tasks from then on; of a decoder that was opened with `trace`. EXIT_OK, or another code after
 // reporting, as below.

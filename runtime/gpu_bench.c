@@ -97,25 +97,34 @@ static bool caches_fill(Gpu *gpu, void *kernel, const Attention *a, const Engine
     return fill(gpu, kernel, &k) && fill(gpu, kernel, &v);
 }
 
+static bool fill_kernel(Gpu *gpu, void **kernel) {
+    return ok(gpu, gpu->cuda->module_function(kernel, gpu->module, FILL_KERNEL),
+              "finding the kernel that makes weights");
+}
+
+bool gpu_fill_caches(Gpu *gpu) {
+    const Model *m = gpu->model;
+    uint64_t segment = gpu->weights->count;
+    void *kernel;
+    if (!fill_kernel(gpu, &kernel)) return false;
+    for (int i = 0; i < m->layer_count; i++)
+        if (!caches_fill(gpu, kernel, &m->attention[m->layers[i].attention], &gpu->layers[i], &segment)) return false;
+    for (int i = 0; m->has_drafter && i < m->drafter.layers; i++)
+        if (!caches_fill(gpu, kernel, &m->drafter.attention, &gpu->layers[m->layer_count + i], &segment)) return false;
+    return true;
+}
+
 bool gpu_fill(Gpu *gpu) {
     const PackList *list = gpu->weights;
-    const Model *m = gpu->model;
     void *kernel;
-    uint64_t segment = list->count;
     progress_tell(&gpu->options.progress, "making weights", 0);
-    if (!ok(gpu, gpu->cuda->module_function(&kernel, gpu->module, FILL_KERNEL),
-            "finding the kernel that makes weights"))
-        return false;
+    if (!fill_kernel(gpu, &kernel)) return false;
     for (size_t i = 0; i < list->count; i++) {
         EngineFill f = {.at = gpu->memory[MEMORY_WEIGHTS].at + list->at[i].offset, .key = key_of(gpu->options.seed, i)};
         fill_of(&list->at[i], &f);
         if (!fill(gpu, kernel, &f)) return false;
     }
-    for (int i = 0; i < m->layer_count; i++)
-        if (!caches_fill(gpu, kernel, &m->attention[m->layers[i].attention], &gpu->layers[i], &segment)) return false;
-    for (int i = 0; m->has_drafter && i < m->drafter.layers; i++)
-        if (!caches_fill(gpu, kernel, &m->drafter.attention, &gpu->layers[m->layer_count + i], &segment)) return false;
-    bool made = ok(gpu, gpu->cuda->stream_wait(gpu->stream), "making weights");
+    bool made = gpu_fill_caches(gpu) && ok(gpu, gpu->cuda->stream_wait(gpu->stream), "making weights");
     progress_tell(&gpu->options.progress, "making weights", 1);
     return made;
 }

@@ -13,17 +13,21 @@ void gpu_say(volatile uint32_t *word, uint32_t value) { __atomic_store_n(word, v
 
 int gpu_shared(const Gpu *gpu) { return gpu->prog->page_count * gpu->prog->page_bytes + ENGINE_SHARED_FIXED; }
 
+int gpu_shared_beside(const Gpu *gpu, int declared) { // part of what lies beside the pages is declared
+    return gpu_shared(gpu) - (declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED);
+}
+
 bool gpu_launch(Gpu *gpu) {
     const Cuda *cuda = gpu->cuda;
     const GpuMemory *trace = &gpu->memory[MEMORY_TRACE];
-    int declared = 0, shared = gpu_shared(gpu);
+    int declared = 0, shared;
     void *parameters[] = {&gpu->params};
     if (!ok(gpu, cuda->module_function(&gpu->function, gpu->module, ENGINE_KERNEL), "finding the kernel") ||
         !ok(gpu, cuda->function_get(&declared, CUDA_FUNCTION_STATIC, gpu->function), "asking for the kernel's memory"))
         return false;
     if (gpu->params.trace && !ok(gpu, cuda->fill(trace->at, 0, trace->bytes, gpu->stream), "clearing the trace"))
         return false;
-    shared -= declared < ENGINE_SHARED_FIXED ? declared : ENGINE_SHARED_FIXED; // part of what lies beside the pages
+    shared = gpu_shared_beside(gpu, declared);
     if (!ok(gpu, cuda->function_set(gpu->function, CUDA_FUNCTION_SHARED, shared), "giving the kernel its pages") ||
         !ok(gpu, cuda->stream_wait(gpu->stream), "preparing the device's memory"))
         return false;
@@ -56,6 +60,7 @@ void gpu_release(Gpu *gpu) {
             return;
         }
     }
+    if (gpu->graph) gpu_graph_close(gpu);
     bool failed = gpu->launched && cuda->stream_query(gpu->stream) != CUDA_OK;
     for (int i = 0; i < MEMORIES; i++)
         if (gpu->memory[i].at) cuda->memory_free(gpu->memory[i].at), gpu->memory[i].at = 0;
@@ -107,7 +112,8 @@ static bool clear(Gpu *gpu) {
     gpu->number = gpu->read = gpu->logits_of = 0;
     return ok(gpu, gpu->cuda->fill(buffers->at, 0, buffers->bytes, gpu->stream), "clearing the device's memory") &&
            ok(gpu, gpu->cuda->fill(control->at, 0, gpu->params.tables - control->at, gpu->stream),
-              "clearing the device's memory");
+              "clearing the device's memory") &&
+           (!gpu->graph || gpu_graph_clear(gpu));
 }
 
 Exit gpu_rest(Gpu *gpu) {

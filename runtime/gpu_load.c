@@ -97,6 +97,7 @@ static void memory_layout(Gpu *gpu) {
     }
     m[MEMORY_TRACE] = (GpuMemory){
         "trace", (uint64_t)gpu->tables->workers * (uint64_t)gpu->trace_room * sizeof(EngineTrace), false, 0};
+    m[MEMORY_GRAPH] = (GpuMemory){"the graph arm", gpu_graph_bytes(gpu), true, 0};
 }
 
 // ---- Memory ----
@@ -320,5 +321,5 @@ Exit gpu_load(Gpu *gpu) {
         return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
     gpu->figures.ready = gpu_now();
     gpu->figures.weights = gpu->weights->bytes;
-    return gpu_launch(gpu) ? EXIT_OK : EXIT_ENVIRONMENT;
+    return (gpu->graph ? gpu_graph_open(gpu) : gpu_launch(gpu)) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

@@ -22,7 +22,7 @@ typedef struct GpuMemory {
     bool zeroed;
     CudaAddress at;
 } GpuMemory;
-enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTROL, MEMORY_TRACE };
+enum { MEMORY_WEIGHTS, MEMORY_CACHES, MEMORY_BUFFERS, MEMORY_ROPE, MEMORY_CONTROL, MEMORY_TRACE, MEMORY_GRAPH };
 
 // Host memory that the device sees.
 typedef struct GpuHost {
@@ -32,6 +32,7 @@ typedef struct GpuHost {
     _Alignas(64) int32_t prompt[]; // [context]
 } GpuHost;
 
+typedef struct GpuGraph GpuGraph; // gpu_graph.c
 typedef struct Gpu {
     Ctx *ctx;
     const Model *model;
@@ -56,6 +57,8 @@ typedef struct Gpu {
     float *logits; // [rows][vocab], pinned
     EngineParams params;
     GpuFigures figures;
+    GpuGraph *graph; // NULL without the graph arm
+    GpuArm arm;      // that runs
 
     DecodeRequest request;
     bool open;                 // a request is
@@ -70,14 +73,26 @@ typedef struct Gpu {
 
 // gpu_load.c
 Exit gpu_load(Gpu *gpu);
-// gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own. False after
-// reporting.
+// gpu_graph.c: which kernels there are, before memory is allocated; then all that a launch needs. An exit code.
+Exit gpu_graph_plan(Gpu *gpu, const Bundle *bundle);
+uint64_t gpu_graph_bytes(const Gpu *gpu); // of the device
+bool gpu_graph_open(Gpu *gpu);
+bool gpu_graph_clear(Gpu *gpu); // what its kernels keep
+void gpu_graph_close(Gpu *gpu);
+Exit gpu_graph_begin(Gpu *gpu);
+bool gpu_graph_feed(Gpu *gpu); // keeps rounds on their way
+// gpu_bench.c: for one rank alone. Weights and caches at random, every segment by a launch of its own; or the caches
+// alone. False after reporting.
 bool gpu_fill(Gpu *gpu);
+bool gpu_fill_caches(Gpu *gpu);
 // gpu_kernel.c: bytes of shared memory that the kernel takes at most.
 int gpu_shared(const Gpu *gpu);
+// What a kernel is given that declares some of them.
+int gpu_shared_beside(const Gpu *gpu, int declared);
 // Launches the kernel. False after reporting.
 bool gpu_launch(Gpu *gpu);
-// The idle kernel ends, and what it kept is cleared, so that it can be launched anew; weights and caches stay.
+// The idle kernel ends (of the graph arm: all that are on their way), and what it kept is cleared, so that it can be
+// launched anew; weights and caches stay.
 Exit gpu_rest(Gpu *gpu);
 // Whether the kernel has left within `ms`.
 bool gpu_leaves(const Gpu *gpu, int ms);

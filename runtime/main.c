@@ -1,4 +1,4 @@
-#include "bench.h"
+#include "bench_compare.h"
 #include "tilerun.h"
 #include "text.h"
 #include "version.h"
@@ -264,6 +264,8 @@ static int logits(tr_session *session, const Settings *s) {
     return code ? code : tr_logits_file(session, tokens, count, s->value[OPTION_OUT]);
 }
 
+static bool graph_arm(const Settings *s) { return s->value[OPTION_ARM] && strcmp(s->value[OPTION_ARM], "graph") == 0; }
+
 // What is timed, of a rank alone: rounds behind `context` positions, in caches with room for them.
 static BenchJob bench_job(const Settings *s) {
     return (BenchJob){.rounds = (int)s->rounds,
@@ -276,6 +278,7 @@ static BenchJob bench_job(const Settings *s) {
                       .top_p = s->top_p,
                       .top_k = (int)s->top_k,
                       .seed = s->seed,
+                      .graph = graph_arm(s),
                       .text = s->json == stdout ? NULL : stdout,
                       .json = s->json,
                       .trace = s->trace};
@@ -283,7 +286,7 @@ static BenchJob bench_job(const Settings *s) {
 
 static int bench(tr_session *session, const Settings *s) {
     BenchJob job = bench_job(s);
-    return bench_run(session, &job);
+    return (s->value[OPTION_COMPARE] ? bench_compare : bench_run)(session, &job);
 }
 
 // A moving line on a terminal; nothing elsewhere.
@@ -340,6 +343,12 @@ int main(int argc, char **argv) {
         return usage("%s is the rank that --alone times: give both", "--rank");
     if (command == 2 && s.value[OPTION_ALONE] && s.value[OPTION_HOST])
         return usage("%s is timed on a GPU: without --host", "--alone");
+    const char *arm = s.value[OPTION_ARM];
+    bool graph = graph_arm(&s) || s.value[OPTION_COMPARE];
+    if (arm && strcmp(arm, "engine") != 0 && strcmp(arm, "graph") != 0)
+        return usage("no arm \"%s\": --arm engine or --arm graph", arm);
+    if (arm && s.value[OPTION_COMPARE]) return usage("%s times both arms: without --arm", "--compare");
+    if (graph && s.value[OPTION_TRACE]) return usage("%s is of the engine alone", "--trace");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
     tr_session *session;
     int shown = -1;
@@ -349,7 +358,8 @@ int main(int argc, char **argv) {
                        .context = (int)s.context,
                        .host = s.value[OPTION_HOST] != NULL,
                        .device = (int)s.device,
-                       .trace = command == 2,
+                       .trace = command == 2 && !graph,
+                       .graph = graph,
                        .alone = s.value[OPTION_ALONE] != NULL,
                        .rank = (int)s.rank,
                        .timeout = s.timeout,

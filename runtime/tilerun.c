@@ -135,6 +135,7 @@ static Exit open_gpu(Opening *opening) {
                           .context = o->context,
                           .threads = opening->threads,
                           .trace = o->trace,
+                          .graph = o->graph,
                           .alone = o->alone,
                           .rank = opening->rank,
                           .seed = opening->seed,
@@ -144,7 +145,8 @@ static Exit open_gpu(Opening *opening) {
     Exit code = gpu_open(s->ctx, s->model, s->prog, s->bundle, list, &options, &s->decoder);
     if (code != EXIT_OK) return code;
     GpuFigures figures = gpu_figures(&s->decoder);
-    s->figures = (tr_figures){figures.ready - opening->started, figures.weights};
+    s->figures =
+        (tr_figures){figures.ready - opening->started, figures.weights, {figures.kernels[0], figures.kernels[1]}};
     return EXIT_OK;
 }
 
@@ -187,6 +189,10 @@ static void open_all(Ctx *ctx, void *user) {
     if (!open_bundle(s, o)) return;
     bool gpu = strcmp(s->prog->sku, "host") != 0 && !o->host;
     if (o->alone && !alone_fits(opening, gpu)) return;
+    if (o->graph && !gpu) {
+        diag_error(ctx, E0919, NO_SPAN, "the graph arm runs on a GPU; this is the host executor");
+        return;
+    }
     if (!open_weights(opening, gpu)) return;
     if (gpu)
         opening->code = open_gpu(opening);
@@ -513,6 +519,27 @@ static void traced_body(Ctx *ctx, void *user) {
     }
     t->code = gpu_sums(&t->s->decoder, &sums);
     if (t->code == EXIT_OK) *t->phases = phases_of(ctx, t->s->model, t->s->prog, &sums, t->start);
+}
+
+typedef struct Using {
+    tr_session *s;
+    tr_arm arm;
+    int code;
+} Using;
+
+static void use_body(Ctx *ctx, void *user) {
+    Using *u = user;
+    if (u->s->decoder.gpu) {
+        u->code = gpu_arm(&u->s->decoder, u->arm == TR_GRAPH ? GPU_GRAPH : GPU_ENGINE);
+        return;
+    }
+    diag_error(ctx, E0919, NO_SPAN, "the graph arm runs on a GPU; this is the host executor");
+    u->code = EXIT_INPUT;
+}
+
+int tr_use(tr_session *s, tr_arm arm) {
+    Using u = {s, arm, EXIT_ENVIRONMENT};
+    return ctx_protect(s->ctx, use_body, &u) ? u.code : EXIT_ENVIRONMENT;
 }
 
 static void stream_body(Ctx *ctx, void *user) {

@@ -32,6 +32,7 @@ typedef struct tr_options {
     int device;          // number of the GPU
     double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
     bool trace;          // room for tr_trace
+    bool graph;          // on a GPU: prepare the graph arm, which then runs first (tr_use)
     bool alone;          // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
     int rank;            // whose, from 0
     const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
@@ -78,6 +79,7 @@ typedef struct tr_result {
 typedef struct tr_figures { // of a session on a GPU; zeros elsewhere
     double weights_seconds; // from opening until the weights were there
     uint64_t weights;       // bytes
+    int kernels[2];         // with the graph arm: of a round of one token, of a drafted round
 } tr_figures;
 
 typedef struct tr_phase { // an op of the round, or several
@@ -118,6 +120,9 @@ int tr_traced(tr_session *session, double start, tr_phases *out);
 // Bytes a second that the memory gives to a kernel that only reads weights, with ours ended as by tr_trace; 0: there
 // are so few that they stay in L2.
 int tr_stream(tr_session *session, double *bytes_per_second);
+// Of a session opened with `graph`: what runs requests from now on, from a state as if just opened.
+typedef enum tr_arm { TR_ENGINE, TR_GRAPH } tr_arm;
+int tr_use(tr_session *session, tr_arm arm);
 // Packs the weights of one rank ahead of time into a file, which tr_open takes as `weights` from then on. An
 // interrupted file goes on where it was. *out is as of tr_open, for tr_print_errors and tr_close alone.
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);

@@ -248,6 +248,30 @@ typedef struct EngineParams {
 } EngineParams;
 enum { ROPE_LOW = 256 };
 
+// ---- The graph arm (graph.cuh): a launch of GRAPH_KERNEL runs a node, some steps of some instances ----
+
+enum { NODE_INSTANCES = 4, NODE_STEPS = 16, NODE_LINES = 8, NODE_SERVING = 256 };
+typedef struct EngineNode {
+    EngineParams params; // its `tables` is where the offsets below count from; `claims` has a word a pool of the node's
+                         // tables: first those of the bundle, then POOL_STEPS of each, a step's own
+    EngineTables tables; // of the node alone: its instances and their queues; entries neither wait nor signal. An entry
+                         // of a pool has lo = 1 where the kernel before may still be routing
+    EngineInstance instances[NODE_INSTANCES]; // body: among the node's queues; layer: number in the round
+    uint64_t serving;                         // device memory, NODE_SERVING bytes, zero at first
+    uint32_t flags, skips;                    // NODE_*; GATE_SKIP_* of the round
+    // What a block asks for at once when it begins, since it will need it: a chain of loads would take as long as a
+    // step. Entries: worker w's are those from entry + w * entries on.
+    uint32_t entry, entries;
+    uint32_t step_count, line_count;
+    uint16_t step[NODE_STEPS];  // of the kernel's table
+    uint32_t line[NODE_LINES];  // 32 bytes each, offsets as in `tables`
+} EngineNode;
+enum {
+    NODE_FIRST = 1, // of a round: its state is new
+    NODE_TAKE = 2,  // takes the request in the mailbox, and does nothing else; one block
+    NODE_CACHES = 4, // reads what earlier rounds left in the caches
+};
+
 // ---- Weights and caches at random, made on the GPU: one launch of the kernel FILL_KERNEL a segment ----
 
 enum {

@@ -25,7 +25,7 @@ template <class Model> struct Control {
 
     DEVICE EngineMailbox *mailbox() const { return pointer<EngineMailbox>(p->mailbox); }
     DEVICE EngineState *state_of(uint32_t number) const {
-        return pointer<EngineState>(p->state) + number % ENGINE_GATES;
+        return pointer<EngineState>(p->state) + (Model::RESIDENT ? number % ENGINE_GATES : 0);
     }
     DEVICE void open_gate(uint32_t number, uint32_t flags) {
         if (flags & GATE_EXIT) store_release_wide(pointer<uint64_t>(p->gate) + ENGINE_GATES, 1);
@@ -179,7 +179,7 @@ template <class Model> struct Control {
                      start, rows, prompt ? 0 : accepted, count, choice, time);
         if (lane == 0 && !last) {
             if (hold) wait_for_host(true), open_gate(round + 1, flags);
-            serving->cancelled = mailbox()->cancel == serving->number;
+            if (Model::RESIDENT) serving->cancelled = mailbox()->cancel == serving->number; // across the bus
         }
         if (lane == 0 && !hold) wait_for_host(false);
         __syncwarp();

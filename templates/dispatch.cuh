@@ -136,7 +136,10 @@ template <class Model> struct Dispatch {
         return __all_sync(~0u, f.holds);
     }
     DEVICE void ready(const Fetch &f, int key) {
-        wait_more(f, key);
+        if constexpr (Model::RESIDENT)
+            wait_more(f, key);
+        else
+            grid_wait(), grid_release();
         if (p->trace && lane_id() == 0)
             pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
         warp_arrive(shared_address(&s->ready[number % SLOTS]));
@@ -215,26 +218,35 @@ template <class Model> struct Dispatch {
             if (lane_id() == 0) s->gates[round % 2] = gate;
             warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
-            while (now.instance >= 0) {
-                advance(next);
-                if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
-                    // A pool entry itself is no instruction: its waits, then its items.
-                    uint32_t since = 0;
-                    who.at(now.instance, now.field(7) >> 16, 0, 0);
-                    for (uint32_t n = 1; !look(now); n++)
-                        if ((n & 255) == 0 && !now.holds)
-                            watch(who, since, WAITER_COUNTER, now.group, now.want,
-                                  load_relaxed(counters + now.group * COUNTER_STRIDE));
-                    if (!gate.skips(s->instances[now.instance])) pool(now);
-                    fetch_entry(next);
-                    fetch_rest(next, -1);
-                } else {
-                    post(now, -1, 0, 0, now.field(0) >> 24, 0, Model::PAGES);
-                    wait_for(now, -1, &next);
-                }
-                now = next;
-            }
+            run_entries(now, next);
         }
+        post_end();
+    }
+
+    // All entries of the round, from `now` on, which is fetched.
+    DEVICE void run_entries(Fetch &now, Fetch &next) {
+        while (now.instance >= 0) {
+            advance(next);
+            if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
+                // A pool entry itself is no instruction: its waits, then its items.
+                uint32_t since = 0;
+                who.at(now.instance, now.field(7) >> 16, 0, 0);
+                for (uint32_t n = 1; !look(now); n++)
+                    if ((n & 255) == 0 && !now.holds)
+                        watch(who, since, WAITER_COUNTER, now.group, now.want,
+                              load_relaxed(counters + now.group * COUNTER_STRIDE));
+                if (!gate.skips(s->instances[now.instance])) pool(now);
+                fetch_entry(next);
+                fetch_rest(next, -1);
+            } else {
+                post(now, -1, 0, 0, now.field(0) >> 24, 0, Model::PAGES);
+                wait_for(now, -1, &next);
+            }
+            now = next;
+        }
+    }
+    // The kernel's end, for the compute warps and the finishers.
+    DEVICE void post_end() {
         const uint32_t place = number % SLOTS;
         barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         if (lane_id() == 0) {

@@ -77,27 +77,11 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             pointer<const EngineQueue>(p.tables + t->queue_at)[(body * t->workers + blockIdx.x) * ROLES + role];
     }
     if (thread < ENGINE_THREADS / 32) s.waiters[thread] = {};
+    barriers_init(s, thread);
     if (thread == 0) {
-        for (int i = 0; i < MAX_PAGES; i++)
-            barrier_init(shared_address(&s.full[i]), 1), barrier_init(shared_address(&s.empty[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
-        for (int i = 0; i < SLOTS; i++) {
-            barrier_init(shared_address(&s.posted[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.ready[i]), ENGINE_ARRIVALS);
-            barrier_init(shared_address(&s.freed[i]), (COMPUTE_WARPS + FINISHERS) * ENGINE_ARRIVALS);
-            barrier_init(shared_address(&s.stored[i]), COMPUTE_WARPS * ENGINE_ARRIVALS);
-            s.finished[i] = 0;
-        }
-        for (int i = 0; i < STRIP_SLOTS; i++)
-            barrier_init(shared_address(&s.strip_full[i]), COMPUTE_WARPS * ENGINE_ARRIVALS),
-                barrier_init(shared_address(&s.strip_free[i]), ENGINE_ARRIVALS);
-        for (int i = 0; i < 2; i++)
-            barrier_init(shared_address(&s.gate_full[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.gate_free[i]), ENGINE_ARRIVALS);
-        for (int i = 0; i < ITEM_ROOM; i++)
-            barrier_init(shared_address(&s.item_full[i]), ENGINE_ARRIVALS), barrier_init(shared_address(&s.item_free[i]), ENGINE_ARRIVALS);
-        barrier_init(shared_address(&s.group), COMPUTE_WARPS * ENGINE_ARRIVALS);
         s.dying = 0;
         serving.number = serving.entry = 0;
         serving.idle = 1;
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
     const Waiter who = {&p, &s};

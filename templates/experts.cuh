@@ -103,7 +103,10 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     if (thread < WORDS) room.words[thread] = 0;
     if (thread < Model::KEYS) room.by[thread] = 0;
     choice.load_bias(pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]));
-    if (c.warp == 1) { // the pool may be claimed anew when all have left the last round's
+    if constexpr (!Model::RESIDENT) { // each step's claims are its own; the kernels that claimed have ended
+        if (thread < POOL_STEPS)
+            pointer<uint32_t>(c.p->claims)[t->pool_count + (step.pool - 1) * POOL_STEPS + thread] = 0;
+    } else if (c.warp == 1) { // the pool may be claimed anew when all have left the last round's
         const uint32_t instance = slot.at.instance, want = pool.participants * slot.at.round;
         const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
         for (uint32_t n = 1, since = 0; load_acquire(exits) != want; n++)

@@ -107,9 +107,11 @@ template <class Model> struct Loader {
             halted = gate.halted(instance, it.body_step);
         }
         who.at(instance, entry.body_step, 0, 0);
+        if constexpr (!Model::RESIDENT)
+            if (entry.lo) grid_wait(); // routed by the kernel before
         const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
         const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
-        for (uint32_t i = 0; i < entry.wait_count; i++) {
+        for (uint32_t i = 0; Model::RESIDENT && i < entry.wait_count; i++) {
             uint32_t group, since = 0;
             bool holds;
             const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
@@ -136,7 +138,9 @@ template <class Model> struct Loader {
             uint32_t next = 0, item = !more ? 0 : one_by_one ? entry.part : entry.part * total / participants;
             while (item < end) {
                 if (one_by_one && lane == 0) // one ahead
-                    next = participants + add_relaxed(pointer<uint32_t>(p->claims) + instance, 1);
+                    next = participants + add_relaxed(pointer<uint32_t>(p->claims) +
+                                                          (Model::RESIDENT ? instance : entry.pool),
+                                                      1);
                 const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;
                 const uint32_t chosen = s->key_expert[key];
                 const uint32_t place = handed % ITEM_ROOM;
@@ -164,8 +168,49 @@ template <class Model> struct Loader {
                 item = one_by_one ? __shfl_sync(~0u, next, 0) : item + 1;
             }
         }
-        if (lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
+        if (Model::RESIDENT && lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
         __syncwarp();
+    }
+
+    // What the load queue has for one instance.
+    DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate, uint64_t policy) {
+        const EngineInstance in = s->instances[instance];
+        const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
+        const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];
+        for (uint32_t base = 0; base < queue.count; base += 32) { // a lane an entry, then one after the other
+            EngineEntry entry = {};
+            Pieces pieces = {};
+            const uint32_t count = min(queue.count - base, 32u);
+            if (lane_id() < count) {
+                entry = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + lane_id()];
+                if (entry.kind == ENGINE_LOAD) {
+                    const EngineStep &step = Model::step(entry.step);
+                    pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi,
+                                       gate.halted(instance, entry.body_step) ? 0 : entry.chunks);
+                }
+            }
+            for (uint32_t i = 0; i < count; i++) {
+                const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
+                if (kind == ENGINE_POOL) {
+                    if constexpr (Model::EXPERTS > 0) {
+                        const EngineEntry it =
+                            pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
+                        pool(t, it, round, instance, gate, policy);
+                    }
+                    continue;
+                }
+                const Pieces from = {__shfl_sync(~0u, pieces.from, i),
+                                     __shfl_sync(~0u, pieces.chunks, i),
+                                     __shfl_sync(~0u, pieces.chunks_of_strip, i),
+                                     __shfl_sync(~0u, pieces.strip_bytes, i),
+                                     __shfl_sync(~0u, pieces.chunk_bytes, i),
+                                     __shfl_sync(~0u, pieces.bytes, i)};
+                who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i),
+                       __shfl_sync(~0u, entry.hi, i));
+                uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
+                fill_all(from, page, 0, Model::PAGES, policy);
+            }
+        }
     }
 
     DEVICE void run() {
@@ -177,46 +222,8 @@ template <class Model> struct Loader {
             const Gate gate = s->gates[round % 2];
             warp_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;
-            for (uint32_t instance = 0; instance < t->instances; instance++) {
-                const EngineInstance in = s->instances[instance];
-                if (gate.skips(in)) continue;
-                const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
-                const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];
-                for (uint32_t base = 0; base < queue.count; base += 32) { // a lane an entry, then one after the other
-                    EngineEntry entry = {};
-                    Pieces pieces = {};
-                    const uint32_t count = min(queue.count - base, 32u);
-                    if (lane_id() < count) {
-                        entry = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + lane_id()];
-                        if (entry.kind == ENGINE_LOAD) {
-                            const EngineStep &step = Model::step(entry.step);
-                            pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi,
-                                               gate.halted(instance, entry.body_step) ? 0 : entry.chunks);
-                        }
-                    }
-                    for (uint32_t i = 0; i < count; i++) {
-                        const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
-                        if (kind == ENGINE_POOL) {
-                            if constexpr (Model::EXPERTS > 0) {
-                                const EngineEntry it =
-                                    pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
-                                pool(t, it, round, instance, gate, policy);
-                            }
-                            continue;
-                        }
-                        const Pieces from = {__shfl_sync(~0u, pieces.from, i),
-                                             __shfl_sync(~0u, pieces.chunks, i),
-                                             __shfl_sync(~0u, pieces.chunks_of_strip, i),
-                                             __shfl_sync(~0u, pieces.strip_bytes, i),
-                                             __shfl_sync(~0u, pieces.chunk_bytes, i),
-                                             __shfl_sync(~0u, pieces.bytes, i)};
-                        who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i),
-                               __shfl_sync(~0u, entry.hi, i));
-                        uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
-                        fill_all(from, page, 0, Model::PAGES, policy);
-                    }
-                }
-            }
+            for (uint32_t instance = 0; instance < t->instances; instance++)
+                if (!gate.skips(s->instances[instance])) run_instance(t, round, instance, gate, policy);
         }
     }
 };

@@ -147,6 +147,10 @@ DEVICE uint32_t shared_add(uint32_t at, uint32_t v) { // orders what comes befor
     asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;" : "=r"(old) : "r"(at), "r"(v) : "memory");
     return old;
 }
+// Programmatic dependent launch. After the wait all kernels before this one have ended, and what they wrote is seen.
+DEVICE void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel's blocks may begin where they find room, once every block has said so or has ended.
+DEVICE void grid_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 DEVICE uint64_t nanoseconds() {
     uint64_t v;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));

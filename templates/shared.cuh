@@ -155,16 +155,9 @@ DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t pari
         if (w.s->dying) asm volatile("exit;");
 }
 
-// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
-// their records to the host. It outlives the copies on their way into the block's shared memory.
-DEVICE void report_role(const Waiter &w) {
-    while (!load_relaxed(pointer<uint32_t>(w.p->abort))) {
-        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
-        __nanosleep(20000);
-    }
-    w.s->dying = 1;
-    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;)
-        __nanosleep(20000); // others come to their records
+// The block's records, once others have come to theirs.
+DEVICE void report_all(const Waiter &w) {
+    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000);
     for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
         volatile EngineReport *to =
             pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
@@ -179,6 +172,34 @@ DEVICE void report_role(const Waiter &w) {
         to->kind = kind;
     }
     __threadfence_system();
+}
+
+// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
+// their records to the host. It outlives the copies on their way into the block's shared memory.
+DEVICE void report_role(const Waiter &w) {
+    while (!load_relaxed(pointer<uint32_t>(w.p->abort))) {
+        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
+        __nanosleep(20000);
+    }
+    w.s->dying = 1;
+    report_all(w);
+}
+
+// The block's barriers, by its first 32 threads.
+DEVICE void barriers_init(Shared &s, int thread) {
+    constexpr int WARP = ENGINE_ARRIVALS, COMPUTE = COMPUTE_WARPS * ENGINE_ARRIVALS;
+    auto init = [&](uint64_t &barrier, int arrivals) { barrier_init(shared_address(&barrier), arrivals); };
+    if (thread < MAX_PAGES) init(s.full[thread], 1), init(s.empty[thread], COMPUTE);
+    if (thread < SLOTS) {
+        init(s.posted[thread], WARP), init(s.ready[thread], WARP);
+        init(s.freed[thread], COMPUTE + FINISHERS * WARP), init(s.stored[thread], COMPUTE);
+        s.finished[thread] = 0;
+    }
+    if (thread < STRIP_SLOTS) init(s.strip_full[thread], COMPUTE), init(s.strip_free[thread], WARP);
+    if (thread < 2) init(s.gate_full[thread], WARP), init(s.gate_free[thread], WARP);
+    if (thread < ITEM_ROOM) init(s.item_full[thread], WARP), init(s.item_free[thread], WARP);
+    if (thread == 0) init(s.group, COMPUTE);
+    if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
 // The eight compute warps meet; everything written before is seen after.

@@ -19,6 +19,9 @@ static FakeCuda state;
 static atomic_int running; // 1: the kernel runs; 2: it has crashed
 static pthread_t kernel;
 static void *kernel_stream;
+static void *graph_stream; // that the graph arm runs in
+static int graph_fails;    // what it answers
+static int of_graph;       // stands for the graph arm's kernel
 
 const FakeCuda *fake_cuda(void) { return &state; }
 
@@ -89,6 +92,7 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     state.contexts--;
+    graph_fails = 0;
     return device == 40 ? CUDA_OK : 101;
 }
 int cuDevicePrimaryCtxReset_v2(int device) { return device == 40 ? CUDA_OK : 101; }
@@ -143,6 +147,7 @@ int cuModuleUnload(void *module) {
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = strcmp(name, "tilegen_fill") == 0     ? &state.fills
                 : strcmp(name, "tilegen_stream") == 0 ? &state.reads
+                : strcmp(name, "tilegen_node") == 0   ? &of_graph
                                                       : module;
     return strncmp(name, "tilegen_", 8) == 0 ? CUDA_OK : 500;
 }
@@ -163,7 +168,9 @@ int cuStreamDestroy_v2(void *stream) {
     state.streams--;
     return CUDA_OK;
 }
+static int graph_answer(void);
 int cuStreamQuery(void *stream) {
+    if (graph_stream && stream == graph_stream && graph_fails) return graph_answer();
     if (stream != kernel_stream) return CUDA_OK;
     int now = atomic_load(&running);
     return now == 1 ? CUDA_NOT_READY : now == 2 ? CUDA_LAUNCH_FAILED : CUDA_OK;
@@ -206,7 +213,8 @@ typedef struct Kernel {
     EngineRound *ring;
     EngineRequest request;
     uint32_t number; // rounds told
-    int token, position, emitted;
+    int token, position, emitted, turn;
+    float *logits;                 // NULL: not kept
     uint64_t clock;                // end of a round: each takes a millisecond
     uint32_t records[MAX_WORKERS]; // of the trace
 } Kernel;
@@ -300,37 +308,47 @@ static void emit(Kernel *k, EngineRound *entry, int count) {
     }
 }
 
+static void take(Kernel *k) {
+    k->request = k->mailbox->body; // the host may write the next one as soon as the last round is told
+    state.request = k->request;
+    k->emitted = k->position = k->turn = 0;
+}
+
+// A round of the request.
+static EngineRound play(Kernel *k) {
+    const EngineRequest *r = &k->request;
+    const int32_t *prompt = (const int32_t *)(uintptr_t)k->p.prompt_host;
+    EngineRound entry = {.start = (uint32_t)k->position, .flags = 0};
+    if (k->position < (int)r->prompt) {
+        int left = (int)r->prompt - k->position;
+        entry.rows = (uint32_t)(left < ENGINE_ROWS ? left : ENGINE_ROWS);
+        entry.flags = ROUND_PROMPT;
+        for (uint32_t i = 0; i < entry.rows && k->logits; i++)
+            k->logits[i * (uint32_t)number("vocab=", 2048) + 5] = (float)prompt[k->position + (int)i];
+        k->position += (int)entry.rows;
+        k->token = prompt[k->position - 1];
+        if (k->position == (int)r->prompt) emit(k, &entry, 1);
+    } else {
+        entry.rows = r->flags & REQUEST_DRAFT ? ENGINE_ROWS : 1;
+        entry.flags = r->flags & REQUEST_DRAFT ? ROUND_DRAFTED : 0;
+        entry.accepted = r->flags & REQUEST_DRAFT ? (uint32_t)k->turn % 8 : 0;
+        emit(k, &entry, (int)entry.accepted + 1);
+        k->position += (int)entry.accepted + 1;
+    }
+    k->turn++;
+    return entry;
+}
+
 static bool serve(Kernel *k, uint32_t request) {
     const EngineTables *t = (const EngineTables *)(uintptr_t)k->p.tables;
     const EngineRequest *r = &k->request;
-    const int32_t *prompt = (const int32_t *)(uintptr_t)k->p.prompt_host;
-    float *logits = (float *)(uintptr_t)(k->p.slab + t->logits_at);
-    int vocab = number("vocab=", 2048);
-    k->request = k->mailbox->body; // the host may write the next one as soon as the last round is told
-    state.request = k->request;
-    k->emitted = k->position = 0;
+    k->logits = (float *)(uintptr_t)(k->p.slab + t->logits_at);
+    take(k);
     for (int turn = 0;; turn++) {
-        EngineRound entry = {.start = (uint32_t)k->position, .flags = 0};
         if (told("slow")) usleep(20000);
         if (aborted(k)) return false;
-        if (__atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request) {
-            entry.flags = ROUND_LAST | ROUND_CANCELLED;
-        } else if (k->position < (int)r->prompt) {
-            int left = (int)r->prompt - k->position;
-            entry.rows = (uint32_t)(left < ENGINE_ROWS ? left : ENGINE_ROWS);
-            entry.flags = ROUND_PROMPT;
-            for (uint32_t i = 0; i < entry.rows; i++)
-                logits[i * (uint32_t)vocab + 5] = (float)prompt[k->position + (int)i];
-            k->position += (int)entry.rows;
-            k->token = prompt[k->position - 1];
-            if (k->position == (int)r->prompt) emit(k, &entry, 1);
-        } else {
-            entry.rows = r->flags & REQUEST_DRAFT ? ENGINE_ROWS : 1;
-            entry.flags = r->flags & REQUEST_DRAFT ? ROUND_DRAFTED : 0;
-            entry.accepted = r->flags & REQUEST_DRAFT ? (uint32_t)turn % 8 : 0;
-            emit(k, &entry, (int)entry.accepted + 1);
-            k->position += (int)entry.accepted + 1;
-        }
+        EngineRound entry = {.start = (uint32_t)k->position, .flags = ROUND_LAST | ROUND_CANCELLED};
+        if (__atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) != request) entry = play(k);
         if (told("hang") && turn == 2) {
             while (!aborted(k)) usleep(100);
             return false;
@@ -398,4 +416,95 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
     atomic_store(&running, 1);
     if (pthread_create(&kernel, NULL, kernel_main, k) != 0) return 1;
     return pthread_detach(kernel) == 0 ? CUDA_OK : 1;
+}
+
+// ---- The graph arm: a round is done at once when its graph is launched ----
+
+typedef struct Recorded {
+    int count;
+    FakeNode node[FAKE_NODES];
+} Recorded;
+static Recorded *recording; // NULL: none
+static Kernel graph_kernel;
+static bool graph_idle;
+
+// Its kernels bound their own waits: they leave.
+static int graph_answer(void) {
+    if (graph_fails == CUDA_NOT_READY && aborted(&graph_kernel)) graph_fails = 0;
+    return graph_fails;
+}
+
+int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters, void **extra) {
+    FakeNode n = {.grid = launch->grid[0], .block = launch->block[0], .shared = launch->shared};
+    for (unsigned i = 0; i < launch->attribute_count; i++)
+        n.early |= launch->attributes[i].id == 6 && launch->attributes[i].value == 1;
+    memcpy(&n.node, parameters[0], sizeof n.node);
+    if (function != &of_graph || extra || launch->grid[1] * launch->grid[2] * launch->block[1] * launch->block[2] != 1)
+        return 1;
+    graph_stream = launch->stream;
+    if (recording) {
+        if (recording->count == FAKE_NODES) return 1;
+        recording->node[recording->count++] = n;
+        return CUDA_OK;
+    }
+    if (!(n.node.flags & NODE_TAKE) || n.grid != 1) return 1;
+    uint32_t told_before = graph_kernel.number;
+    EngineRound *ring = (EngineRound *)(uintptr_t)n.node.params.ring;
+    bool anew = ring[0].number == 0; // the arm has been cleared
+    uint64_t clock = anew ? 1000000 : graph_kernel.clock;
+    graph_kernel = (Kernel){.p = n.node.params, .number = anew ? 0 : told_before, .clock = clock};
+    graph_kernel.mailbox = (EngineMailbox *)(uintptr_t)graph_kernel.p.mailbox;
+    graph_kernel.ring = ring;
+    graph_idle = false;
+    state.takes++;
+    state.params = n.node.params;
+    take(&graph_kernel);
+    return CUDA_OK;
+}
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    recording = calloc(1, sizeof *recording);
+    return recording && stream && mode == CUDA_CAPTURE_THREAD ? CUDA_OK : 1;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    *graph = recording;
+    recording = NULL;
+    state.graphs++;
+    return stream && *graph ? CUDA_OK : 1;
+}
+int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    *made = malloc(sizeof(Recorded));
+    memcpy(*made, graph, sizeof(Recorded));
+    state.graphs++;
+    return flags ? 1 : CUDA_OK;
+}
+int cuGraphUpload(void *made, void *stream) { return made && stream ? CUDA_OK : 1; }
+int cuGraphExecDestroy(void *made) {
+    if (state.node == ((Recorded *)made)->node) state.node = NULL;
+    free(made);
+    state.graphs--;
+    return CUDA_OK;
+}
+int cuGraphDestroy(void *graph) {
+    free(graph);
+    state.graphs--;
+    return CUDA_OK;
+}
+int cuGraphLaunch(void *made, void *stream) {
+    Recorded *r = made;
+    state.graph_launches++;
+    state.node = r->node;
+    state.node_count = r->count;
+    for (int i = 0; i < r->count; i++) {
+        bool ends = i + 1 == r->count || r->node[i + 1].node.flags & NODE_FIRST;
+        if (!ends || graph_idle || graph_fails) continue;
+        if (graph_kernel.turn == 2 && (told("hang") || told("dies"))) {
+            graph_fails = told("hang") ? CUDA_NOT_READY : CUDA_LAUNCH_FAILED;
+            continue;
+        }
+        EngineRound entry = play(&graph_kernel);
+        if (told("differs") && graph_kernel.turn == 3 && entry.count) entry.tokens[0] ^= 1;
+        tell(&graph_kernel, entry);
+        graph_idle = entry.flags & ROUND_LAST;
+    }
+    return stream == graph_stream ? CUDA_OK : 1;
 }

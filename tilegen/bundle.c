@@ -85,6 +85,7 @@ bool bundle_encode(Ctx *ctx, const Compiled *c, const void **data, size_t *size)
         if (!tasks_encode(ctx, c, &tasks.data, &tasks.size)) return false;
         sections[count++] = (Section){"cubin", c->cubin->data, c->cubin->size};
         sections[count++] = tasks;
+        if (c->graph) sections[count++] = (Section){"graph", c->graph->data, c->graph->size};
     }
     size_t at = HEADER + (size_t)count * ENTRY, offsets[MAX_SECTIONS];
     for (int i = 0; i < count; i++) {

@@ -37,7 +37,7 @@ bool bundle_kept_find(Ctx *ctx, const Job *job, KeptBundle *kept) {
     cache_add_text(ctx, &key, "%s %s %d %d %d %lld %lld %.17g %.17g", sku->name, sku->arch, sku->workers,
                    sku->shared_memory, sku->registers, (long long)sku->memory, (long long)sku->l2, sku->bandwidth,
                    sku->clock);
-    cache_add_text(ctx, &key, "%d %d", job->tp, job->prove);
+    cache_add_text(ctx, &key, "%d %d %d", job->tp, job->prove, job->graph);
     for (size_t i = 0; i < job->setting_count; i++)
         cache_add_text(ctx, &key, "%s=%s from %d", job->settings[i].name, job->settings[i].value,
                        (int)job->settings[i].origin);

@@ -39,6 +39,7 @@ bool cli_job(Ctx *ctx, const Options *options, const char *name, const char *sku
                  .settings = options->settings,
                  .setting_count = options->setting_count,
                  .prove = !options->no_prove,
+                 .graph = options->with_graph,
                  .prog = options->prog,
                  .home = options->home};
     if (name) {
@@ -74,6 +75,10 @@ static bool keep_parts(Ctx *ctx, const Compiled *c, const char *stem) {
     char *prog = prog_print(ctx, c->prog);
     if (!file_write(ctx, arena_printf(ctx->arena, "%s.prog", stem), prog, strlen(prog))) return false;
     if (!c->cubin) return true;
+    if (c->graph &&
+        (!file_write(ctx, arena_printf(ctx->arena, "%s.graph.cu", stem), c->graph_cuda, strlen(c->graph_cuda)) ||
+         !file_write(ctx, arena_printf(ctx->arena, "%s.graph.cubin", stem), c->graph->data, c->graph->size)))
+        return false;
     return file_write(ctx, arena_printf(ctx->arena, "%s.cu", stem), c->cuda, strlen(c->cuda)) &&
            file_write(ctx, arena_printf(ctx->arena, "%s.cubin", stem), c->cubin->data, c->cubin->size);
 }
@@ -81,6 +86,11 @@ static bool keep_parts(Ctx *ctx, const Compiled *c, const char *stem) {
 static Exit build_one(Ctx *ctx, const Options *options, const char *target) {
     Job job;
     if (!cli_job(ctx, options, target, options->sku ? options->sku : "host", &job)) return EXIT_INPUT;
+    if (job.graph && !job_has_kernel(&job)) {
+        diag_error(ctx, E0441, NO_SPAN, "--with-graph: %s has no kernel", job.sku->name);
+        diag_help(ctx, "name a target of a GPU SKU; `tilegen sku targets` lists them");
+        return EXIT_INPUT;
+    }
     KeptBundle kept;
     size_t said = diag_count(ctx);
     if (!bundle_kept_find(ctx, &job, &kept)) return cli_failed(ctx);

@@ -9,7 +9,7 @@ typedef struct Options {
     int tp, workers, layers;                   // 0: not said
     int device;
     const char *prog; // --prog
-    bool no_prove, keep, json;
+    bool no_prove, keep, with_graph, json;
     Setting settings[64];
     size_t setting_count;
     const char **args;

@@ -46,8 +46,10 @@ Compiled *compile(Ctx *ctx, const Job *job, Pass last) {
     if (job->prove && !prog_prove(ctx, c->prog, job->sku)) return NULL;
     if (last == PASS_PROG) return c;
     if (!(c->cuda = emit_cuda(ctx, c))) return NULL;
+    if (job->graph && !(c->graph_cuda = emit_graph(ctx, c))) return NULL;
     if (last == PASS_CUDA) return c;
-    if (!(c->cubin = cubin_make(ctx, c))) return NULL;
+    if (!(c->cubin = cubin_make(ctx, c, c->cuda))) return NULL;
+    if (job->graph && !(c->graph = cubin_make(ctx, c, c->graph_cuda))) return NULL;
     return c;
 }
 

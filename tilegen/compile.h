@@ -14,6 +14,7 @@ typedef struct Job {
     size_t setting_count;
     const char *prog; // a printed Prog instead of the one that place makes, or NULL
     bool prove;       // false: --no-prove
+    bool graph;       // a kernel is also made for the graph arm of benches
     const char *home; // folder with templates/; used for kernels alone
 } Job;
 
@@ -29,6 +30,8 @@ typedef struct Compiled {
     Prog *prog;   // NULL after PASS_PLAN
     char *cuda;   // NULL before PASS_CUDA
     Cubin *cubin; // NULL before PASS_CUBIN
+    char *graph_cuda; // of the graph arm, or NULL
+    Cubin *graph;
 } Compiled;
 
 // False for the SKU "host".

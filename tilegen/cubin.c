@@ -82,14 +82,14 @@ static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
     return diag_errors(ctx) == errors;
 }
 
-Cubin *cubin_make(Ctx *ctx, const Compiled *c) {
+Cubin *cubin_make(Ctx *ctx, const Compiled *c, const char *text) {
     Tools tools;
     if (!tools_open(ctx, c->job.home, &tools)) return NULL;
     Sha256 key;
     sha256_init(&key);
     tools_key(ctx, &tools, &key);
     cache_add(&key, c->job.sku->arch, strlen(c->job.sku->arch));
-    cache_add(&key, c->cuda, strlen(c->cuda));
+    cache_add(&key, text, strlen(text));
     const char *name = cache_name(ctx, &key, "cubin"), *log;
     Cubin *cubin = ARENA_NEW(ctx->arena, Cubin);
     *cubin = (Cubin){.templates = tools.templates, .nvrtc = nvrtc_version(tools.nvrtc)};
@@ -102,7 +102,7 @@ Cubin *cubin_make(Ctx *ctx, const Compiled *c) {
     } else {
         NvrtcResult result;
         size_t said = diag_count(ctx);
-        if (!run_nvrtc(ctx, &tools, c->cuda, c->job.sku->arch, false, &result)) return NULL;
+        if (!run_nvrtc(ctx, &tools, text, c->job.sku->arch, false, &result)) return NULL;
         cubin->data = result.data;
         cubin->size = result.size;
         cubin->seconds = result.seconds;

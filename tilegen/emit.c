@@ -14,7 +14,7 @@ static void flag(Text *t, const char *name, bool value) {
 // A float that reads back as it is; hexadecimal.
 static const char *real(Ctx *ctx, float value) { return arena_printf(ctx->arena, "%af", (double)value); }
 
-static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *steps) {
+static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *steps, bool resident) {
     const Model *m = c->model;
     const Prog *prog = c->prog;
     const Experts *e = &m->experts;
@@ -34,6 +34,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
         if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
     text_printf(t, "struct Model {\n");
+    flag(t, "RESIDENT", resident); // the engine; else a node of a graph
     number(t, "HIDDEN", m->hidden);
     number(t, "PADDED", (m->hidden + BLOCK_K - 1) / BLOCK_K * BLOCK_K); // a row of the residual stream
     number(t, "VOCAB", c->plan->shape.vocab);
@@ -86,15 +87,15 @@ static void emit_step(Ctx *ctx, Text *t, const EngineStep *s) {
     text_printf(t, "}");
 }
 
-char *emit_cuda(Ctx *ctx, const Compiled *c) {
+// A translation unit: steps, model, kernels.
+static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool resident, const char *kernels) {
     const KernelSteps *steps = kernel_steps(ctx, c);
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s", c->model->name, c->job.sku->name,
-                prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
-                c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n");
-    text_printf(&t, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n\n");
+    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s%s\n", c->model->name,
+                c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
+                c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n", headers);
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {
         text_printf(&t, "    // %s\n", prog->bodies[b].name);
@@ -104,12 +105,23 @@ char *emit_cuda(Ctx *ctx, const Compiled *c) {
         }
     }
     text_printf(&t, "};\n\n");
-    emit_model(ctx, &t, c, steps);
-    text_printf(&t, "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
-                    "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
-                    "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
-                    "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
-                    "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
-                    "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n");
+    emit_model(ctx, &t, c, steps, resident);
+    text_printf(&t, "%s", kernels);
     return t.at;
+}
+
+char *emit_cuda(Ctx *ctx, const Compiled *c) {
+    return emit_unit(ctx, c, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n", true,
+                     "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
+                     "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
+                     "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
+                     "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
+                     "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
+                     "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n");
+}
+
+char *emit_graph(Ctx *ctx, const Compiled *c) {
+    return emit_unit(ctx, c, "#include \"graph.cuh\"\n", false,
+                     "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " GRAPH_KERNEL
+                     "(const __grid_constant__ EngineNode node) {\n    graph_node<Model>(node);\n}\n");
 }

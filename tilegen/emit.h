@@ -9,6 +9,9 @@
 // Beside it, for benches: fills a segment at random (EngineFill), reads a range as fast as it can (EngineStream).
 #define FILL_KERNEL   "tilegen_fill"
 #define STREAM_KERNEL "tilegen_stream"
+// The same device functions as a kernel for each part of a round, in a translation unit of its own.
+#define GRAPH_KERNEL "tilegen_node"
 // NULL after reporting what the kernel cannot do (E0442).
 char *emit_cuda(Ctx *ctx, const Compiled *compiled);
+char *emit_graph(Ctx *ctx, const Compiled *compiled);
 #endif

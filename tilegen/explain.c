@@ -50,19 +50,10 @@ void explain_target(Ctx *ctx, const Compiled *c) {
     printf("\n");
 }
 
-Exit explain_kernel(Ctx *ctx, Compiled *c) {
-    size_t errors = diag_errors(ctx);
-    if (!c->cuda && !(c->cuda = emit_cuda(ctx, c))) return EXIT_INPUT;
-    printf("\nkernel\n");
-    if (!(c->cubin = cubin_make(ctx, c))) {
-        DiagCode code = diag_code_at(ctx, errors);
-        if (code != E0451 && code != E0452) return cli_failed(ctx);
-        diag_forget(ctx, errors);
-        printf("  not compiled: no CUDA compiler here (tilegen explain %s)\n", diag_code_name(code));
-        return EXIT_OK;
-    }
-    const Resources *r = &c->cubin->resources;
+static void explain_cubin(const Compiled *c, const Cubin *cubin, const char *title) {
+    const Resources *r = &cubin->resources;
     int dynamic = cubin_dynamic_shared(c);
+    printf("\n%s\n", title);
     printf("  registers            %8d a thread, %d threads: %d of %d\n", r->registers, KERNEL_THREADS,
            (r->registers + 7) / 8 * 8 * KERNEL_THREADS, c->job.sku->registers);
     printf("  spills               %8d bytes stored, %d loaded; %d bytes of stack\n", r->spill_stores, r->spill_loads,
@@ -70,10 +61,26 @@ Exit explain_kernel(Ctx *ctx, Compiled *c) {
     printf("  shared memory        %8d of %d bytes: %d static, %d pages, %d beside them\n", r->shared + dynamic,
            c->job.sku->shared_memory, r->shared, c->prog->page_count * c->prog->page_bytes,
            dynamic - c->prog->page_count * c->prog->page_bytes);
-    printf("  cubin                %8zu bytes, NVRTC %s", c->cubin->size, c->cubin->nvrtc);
-    if (c->cubin->seconds > 0)
-        printf(", compiled in %.2f s\n", c->cubin->seconds);
+    printf("  cubin                %8zu bytes, NVRTC %s", cubin->size, cubin->nvrtc);
+    if (cubin->seconds > 0)
+        printf(", compiled in %.2f s\n", cubin->seconds);
     else
         printf(", from the cache\n");
+}
+
+Exit explain_kernel(Ctx *ctx, Compiled *c) {
+    size_t errors = diag_errors(ctx);
+    if (!c->cuda && !(c->cuda = emit_cuda(ctx, c))) return EXIT_INPUT;
+    if (!(c->cubin = cubin_make(ctx, c, c->cuda))) {
+        DiagCode code = diag_code_at(ctx, errors);
+        if (code != E0451 && code != E0452) return cli_failed(ctx);
+        diag_forget(ctx, errors);
+        printf("\nkernel\n  not compiled: no CUDA compiler here (tilegen explain %s)\n", diag_code_name(code));
+        return EXIT_OK;
+    }
+    explain_cubin(c, c->cubin, "kernel");
+    if (!c->job.graph) return EXIT_OK;
+    if (!(c->graph_cuda = emit_graph(ctx, c)) || !(c->graph = cubin_make(ctx, c, c->graph_cuda))) return cli_failed(ctx);
+    explain_cubin(c, c->graph, "kernel of the graph arm");
     return EXIT_OK;
 }

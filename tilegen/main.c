@@ -98,6 +98,7 @@ static bool option_set(Ctx *ctx, Options *options, char letter, char *value) {
     case 'n': options->no_prove = true; break;
     case 'p': options->prog = value; break;
     case 'k': options->keep = true; break;
+    case 'g': options->with_graph = true; break;
     case 'W': options->weights = value; break;
     case 'T': options->tokens = value; break;
     case 'A': options->stop_after = value; break;

@@ -17,6 +17,7 @@ check host_targets_need_no_compiler exits 0 env TILEGEN_NVRTC=/nonexistent/libnv
 check a_library_that_is_no_compiler complains 3 "E045" -- env TILEGEN_NVRTC=/proc/self/exe "$TILEGEN" build demo/h200 -o "$T/absent"
 check cuda_text exits 0 "$TILEGEN" dump demo/h200 --after=cuda
 check host_has_no_kernel complains 1 "E0441" -- "$TILEGEN" dump demo --after=cuda
+check with_graph_of_a_host_target complains 1 "E0441" "no kernel" -- "$TILEGEN" build demo --with-graph -o "$T/absent"
 check workers_out_of_range complains 1 "E0413" "132" -- "$TILEGEN" check demo/h200 --workers 133
 check workers_that_are_no_number complains 2 "--workers wants" -- "$TILEGEN" check demo/h200 --workers 0
 check fewer_workers exits 0 "$TILEGEN" check demo/h200 --workers 7
@@ -75,6 +76,18 @@ for target in $targets; do
     check "kernel_of_$target" compiles "$target"
     check "kept_bundle_of_$target" same_again "$target"
 done
+
+# The graph arm: a second kernel, on request alone, within the same budgets; the engine's is the same with and without.
+with_graph() {
+    exits 0 "$TILEGEN" explain "$1" --with-graph || return 1
+    [ "$(grep -c '0 bytes stored, 0 loaded; 0 bytes of stack' "$out")" = 2 ] && grep -q '^kernel of the graph arm' "$out" || return 1
+    local name=${1//\//-}
+    exits 0 "$TILEGEN" build "$1" --with-graph -o "$T/g" --keep && ! cmp -s "$T/a/$name.bundle" "$T/g/$name.bundle" || return 1
+    exits 0 "$TILEGEN" build "$1" -o "$T/h" --keep && cmp "$T/g/$name.cubin" "$T/h/$name.cubin" && cmp "$T/a/$name.bundle" "$T/h/$name.bundle" || return 1
+    [ ! -e "$T/h/$name.graph.cubin" ] && grep -q 'graph_node<Model>' "$T/g/$name.graph.cu" && grep -aq tilegen_node "$T/g/$name.graph.cubin"
+}
+check graph_arm_of_demo with_graph demo/h200
+check graph_arm_of_mimo with_graph mimo-v2.5-pro/h200-tp8
 
 uncached() {
     exits 0 env TILEGEN_CACHE= "$TILEGEN" build demo/h200 -o "$T/c" --keep && cmp "$T/a/demo-h200.bundle" "$T/c/demo-h200.bundle" &&

@@ -30,11 +30,12 @@ struct Compute {
         warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
-    // Every partial sum has been read: `partial` may be used for other things.
+    // Every partial sum has been read, and every warp is here: `partial` and `norm` may be used for other things.
     DEVICE void drain() {
         const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
             barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
+        group.sync(who, *s);
     }
 };
 

@@ -41,15 +41,16 @@ static void cells_fill(Tracing *t, const TraceRecords *records, uint64_t begin, 
     memset(t->cells, 0, (size_t)t->first[t->instances] * sizeof *t->cells);
     for (size_t i = 0; i < (size_t)records->workers * (size_t)records->room; i++) {
         const EngineTrace *r = &records->at[i];
+        const uint32_t step = r->step & 0xFFFF;
         if (r->posted < begin || r->posted >= end || r->ready < r->posted || r->begun < r->posted ||
             r->ended < r->begun || r->instance >= (uint32_t)t->instances ||
-            r->step >= (uint32_t)t->bodies[r->instance]->step_count)
+            step >= (uint32_t)t->bodies[r->instance]->step_count)
             continue;
-        Cell *cell = &t->cells[t->first[r->instance] + (int)r->step];
+        Cell *cell = &t->cells[t->first[r->instance] + (int)step];
         if (r->ended > cell->ended) cell->ended = r->ended < end ? r->ended : end;
         cell->waits += r->ready - r->posted;
         cell->work += r->ended - r->begun;
-        cell->tasks++;
+        cell->tasks += (int)(r->step >> 16) + 1;
     }
 }
 

@@ -224,7 +224,9 @@ typedef struct EngineState {
     uint32_t halt, halt_instance, halt_step;
 } EngineState;
 
-typedef struct EngineTrace { // one a task of a worker: nanoseconds of the GPU's clock
+// One a task of a worker: nanoseconds of the GPU's clock. `step`: body_step, and above 16 bits the tiles that it is,
+// less one.
+typedef struct EngineTrace {
     uint32_t instance, step;
     uint64_t posted, ready, begun, ended;
 } EngineTrace;

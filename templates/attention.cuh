@@ -131,7 +131,7 @@ template <class Dims> struct Own {
     float sink[16]; // of the heads
     int kv;
     // Pairs of dims as the products take them, see place_query.
-    uint32_t query[Dims::PAIRS][Dims::TERMS][ENGINE_ROWS * Dims::KEY];
+    alignas(16) uint32_t query[Dims::PAIRS][Dims::TERMS][ENGINE_ROWS * Dims::KEY];
 };
 // Where the pair of dims d, d + 1 of a row of a pair's head h lies: a lane's operand of one product is 16 bytes, of
 // rows g of both heads. Two rows that are read side by side are in different banks.

@@ -74,7 +74,7 @@ template <class Model> struct Dispatch {
 
     // Writes the slot and posts it.
     DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo,
-                     uint32_t page_hi) {
+                     uint32_t page_hi, uint32_t tiles = 1) {
         const uint32_t place = number % SLOTS;
         barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
@@ -82,7 +82,7 @@ template <class Model> struct Dispatch {
         step[lane_id()] = f.step[0];
         if (lane_id() + 32 < STEP_WORDS) step[32 + lane_id()] = f.step[1];
         if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
-        if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = f.signal;
+        if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = {f.signal.group, f.signal.amount * tiles};
         const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5),
                        w6 = f.field(6), w7 = f.field(7);
         const EngineInstance in = s->instances[f.instance];
@@ -107,7 +107,7 @@ template <class Model> struct Dispatch {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
                 // One that only has inputs loaded is none of its step's tasks.
-                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16;
+                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16 | (tiles - 1) << 16;
                 trace->posted = nanoseconds();
             }
         }
@@ -177,7 +177,7 @@ template <class Model> struct Dispatch {
             barrier_wait(who, s->item_full[place], taken / ITEM_ROOM & 1);
             const Item &in = s->items[place];
             const int key = in.key;
-            const uint32_t expert = in.expert, chosen_by = in.chosen_by;
+            const uint32_t expert = in.expert, chosen_by = in.chosen_by, tiles = in.tiles;
             if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
             warp_arrive(shared_address(&s->item_free[place]));
             taken++;
@@ -198,7 +198,7 @@ template <class Model> struct Dispatch {
             const uint32_t group = first_group + (item.by_key ? key : 0);
             if (group != item.group) item.holds = lane_id() >= count; // else it holds as it did for the item before
             item.group = group;
-            post(item, key, expert, chosen_by, page, page_lo, page_hi);
+            post(item, key, expert, chosen_by, page, page_lo, page_hi, tiles);
             if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
             while (page >= page_hi) page -= page_hi - page_lo;
             wait_for(item, key, nullptr);

@@ -83,9 +83,30 @@ template <class Model> struct Loader {
         }
     }
 
+    // Hands `n` tiles of a pool's step and key to dispatch; key -1: no more.
+    DEVICE void hand(uint32_t which, int key, uint32_t tile, uint32_t n) {
+        const uint32_t place = handed++ % ITEM_ROOM, lane = lane_id();
+        barrier_wait(who, s->item_free[place], ((handed - 1) / ITEM_ROOM & 1) ^ 1);
+        Item &slot = s->items[place];
+        if (lane < 8) {
+            const EngineEntry &first = s->templates[which];
+            uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
+            const uint32_t width = (uint32_t)(first.hi - first.lo);
+            if (lane == 1) word += tile * width;                            // lo
+            if (lane == 2) word += (tile + n - 1) * width;                  // hi
+            if (lane == 3) word = (word & 0xFFFF) | (word >> 16) * n << 16; // chunks
+            reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
+        }
+        if (lane == 8) {
+            slot.key = key, slot.tiles = n;
+            slot.expert = s->key_expert[max(key, 0)], slot.chosen_by = s->key_rows[max(key, 0)];
+        }
+        warp_arrive(shared_address(&s->item_full[place]));
+    }
+
     // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a lane.
-    // A step whose inputs are the same for all keys is claimed item by item where the pool says so. Where they are the
-    // key's own a worker takes a run of items, so that it reads few keys' inputs.
+    // Tiles of a step whose inputs are the same for all keys are claimed where the pool says so. Where they are the
+    // key's own a worker takes a run of them, so that it reads few keys' inputs.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
                      const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
@@ -95,8 +116,8 @@ template <class Model> struct Loader {
                        page_hi = pool.page_hi;
         Pieces pieces = {};
         uint32_t item_bytes = 0, tiles = 1;
-        bool claimed = false;
-        bool halted = false;
+        uint32_t merged = 1; // tiles that may be one task: where they are whole chunks
+        bool claimed = false, halted = false;
         if (lane < items) {
             const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[pool.item + lane];
             const EngineStep &step = Model::step(it.step);
@@ -104,6 +125,8 @@ template <class Model> struct Loader {
             pieces = pieces_of(step, layer.weight[step.slot], it.lo, it.hi, it.chunks);
             item_bytes = step.item_bytes, tiles = it.pool;
             claimed = pool.dynamic && !step.in_item;
+            const bool whole = step.chunks_of_strip > 1 || pieces.bytes % step.chunk_bytes == 0;
+            if (pool.dynamic && whole && it.signal_count <= SLOT_SIGNALS) merged = POOL_MERGED;
             halted = gate.halted(instance, it.body_step);
         }
         who.at(instance, entry.body_step, 0, 0);
@@ -131,43 +154,40 @@ template <class Model> struct Loader {
         }
         __syncwarp();
         uint32_t page = page_lo;
-        for (uint32_t which = 0; which <= items; which++) { // after the last step: no more
-            const bool more = which < items, one_by_one = __shfl_sync(~0u, claimed, which);
-            const uint32_t of = __shfl_sync(~0u, tiles, which), total = of * active,
-                           end = !more ? 1 : one_by_one ? total : (entry.part + 1) * total / participants;
-            uint32_t next = 0, item = !more ? 0 : one_by_one ? entry.part : entry.part * total / participants;
+        for (uint32_t which = 0; which < items; which++) {
+            const bool one_by_one = __shfl_sync(~0u, claimed, which);
+            const uint32_t most = __shfl_sync(~0u, merged, which), total = __shfl_sync(~0u, tiles, which) * active,
+                           end = one_by_one ? total : (entry.part + 1) * total / participants;
+            uint32_t item = one_by_one ? entry.part : entry.part * total / participants, size = one_by_one ? 1 : most;
             while (item < end) {
-                if (one_by_one && lane == 0) // one ahead
+                // Claimed one ahead; two tiles at a time while many are left, since a task costs as much again as it
+                // multiplies.
+                uint32_t next = 0;
+                const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1 : most;
+                if (one_by_one && lane == 0)
                     next = participants + add_relaxed(pointer<uint32_t>(p->claims) +
                                                           (Model::RESIDENT ? instance : entry.pool),
-                                                      1);
-                const uint32_t key = more ? item / of : 0, tile = more ? item % of : 0;
-                const uint32_t chosen = s->key_expert[key];
-                const uint32_t place = handed % ITEM_ROOM;
-                barrier_wait(who, s->item_free[place], (handed / ITEM_ROOM & 1) ^ 1);
-                Item &slot = s->items[place];
-                if (lane < 8 && more) {
-                    const EngineEntry &first = s->templates[which];
-                    uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
-                    if (lane == 1 || lane == 2) word += tile * (uint32_t)(first.hi - first.lo); // lo, hi
-                    reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
+                                                      next_size);
+                for (uint32_t until = min(item + size, end); item < until;) {
+                    const uint32_t of = __shfl_sync(~0u, tiles, which), key = item / of, tile = item % of,
+                                   n = min(until - item, of - tile);
+                    hand(which, key, tile, n);
+                    const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
+                                             (uint64_t)s->key_expert[key] * __shfl_sync(~0u, item_bytes, which) +
+                                             tile * __shfl_sync(~0u, pieces.bytes, which),
+                                         __shfl_sync(~0u, pieces.chunks, which) * n,
+                                         __shfl_sync(~0u, pieces.chunks_of_strip, which),
+                                         __shfl_sync(~0u, pieces.strip_bytes, which),
+                                         __shfl_sync(~0u, pieces.chunk_bytes, which),
+                                         __shfl_sync(~0u, pieces.bytes, which) * n};
+                    if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
+                    item += n;
                 }
-                if (lane == 8) slot.key = more ? (int)key : -1, slot.expert = chosen, slot.chosen_by = s->key_rows[key];
-                warp_arrive(shared_address(&s->item_full[place]));
-                handed++;
-                if (!more) break;
-                const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
-                                         (uint64_t)chosen * __shfl_sync(~0u, item_bytes, which) +
-                                         tile * __shfl_sync(~0u, pieces.bytes, which),
-                                     __shfl_sync(~0u, pieces.chunks, which),
-                                     __shfl_sync(~0u, pieces.chunks_of_strip, which),
-                                     __shfl_sync(~0u, pieces.strip_bytes, which),
-                                     __shfl_sync(~0u, pieces.chunk_bytes, which),
-                                     __shfl_sync(~0u, pieces.bytes, which)};
-                if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
-                item = one_by_one ? __shfl_sync(~0u, next, 0) : item + 1;
+                if (one_by_one) item = __shfl_sync(~0u, next, 0);
+                size = next_size;
             }
         }
+        hand(0, -1, 0, 1);
         if (Model::RESIDENT && lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
         __syncwarp();
     }

@@ -20,6 +20,7 @@ enum {
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
     POOL_KEYS = 64,
+    POOL_MERGED = 2, // tiles of a pool's step that may become one task
     SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,
@@ -74,7 +75,7 @@ struct Gate { // of a round
 struct Item {
     EngineEntry entry;
     int key; // -1: no more
-    uint32_t expert, chosen_by;
+    uint32_t expert, chosen_by, tiles;
 };
 
 struct Shared {

@@ -69,7 +69,7 @@ struct Engine {
     const Checkpoint *weights;
     Shape shape;
     int ranks, rows, context;
-    int split;                    // parts of an attention over the keys, where a layer's body joins them
+    int split;                   // parts of an attention over the keys, where a layer's body joins them
     bool joins[ATTENTION_KINDS]; // it does
     bool round_activations, cache16;
     Heads heads[ATTENTION_KINDS], draft_heads;

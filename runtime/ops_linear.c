@@ -89,8 +89,7 @@ void op_draft_qkv(const OpCall *c) {
 void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum) {
     size_t hidden = (size_t)c->e->model->hidden,
            at = ((size_t)c->rank * (size_t)c->e->rows + (size_t)row) * hidden + (size_t)column;
-    for (int target = 0; target < c->e->ranks; target++)
-        (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
+    for (int target = 0; target < c->e->ranks; target++) (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
 }
 
 // A projection back to the residual stream: added to x, or a rank's partial sum into every rank's inbox (its offset in
@@ -110,7 +109,9 @@ static void project_back(const OpCall *c, const Matrix *w, const float *in, floa
     }
 }
 
-void op_o_proj(const OpCall *c) { project_back(c, &c->r->layers[c->layer].o, c->r->attn, c->r->x, offsetof(Rank, ix), false); }
+void op_o_proj(const OpCall *c) {
+    project_back(c, &c->r->layers[c->layer].o, c->r->attn, c->r->x, offsetof(Rank, ix), false);
+}
 void op_draft_o(const OpCall *c) {
     project_back(c, &c->r->draft_layers[c->layer].o, c->r->dattn, c->r->dx, offsetof(Rank, dix), false);
 }

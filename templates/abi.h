@@ -52,7 +52,7 @@ enum {
     ENGINE_STOPS = 16,
     COUNTER_STRIDE = 32, // words from counter group to counter group: a line each, or they would be in each other's way
     ENGINE_GATES = 8,    // rounds that a slow worker may be behind before their state is overwritten
-    POOL_STEPS = 4,             // steps of a pool
+    POOL_STEPS = 4,      // steps of a pool
     ENGINE_THREADS = 512,       // load group 4 warps, compute 8, control 4
     ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
 };
@@ -214,8 +214,8 @@ typedef struct EngineReport {
 // In the device's memory, zero at first.
 typedef struct EngineState {
     int32_t start, rows, anchor;
-    uint32_t given; // a bit for each row of the target whose token stands in `tokens`: all in a block of the prompt,
-                    // and the drafts where these are drawn
+    uint32_t given;    // a bit for each row of the target whose token stands in `tokens`: all in a block of the prompt,
+                       // and the drafts where these are drawn
     uint32_t drafting; // the request drafts
     int32_t tokens[ENGINE_ROWS];
     float temperature, top_p;
@@ -265,12 +265,12 @@ typedef struct EngineNode {
     // step. Entries: worker w's are those from entry + w * entries on.
     uint32_t entry, entries;
     uint32_t step_count, line_count;
-    uint16_t step[NODE_STEPS];  // of the kernel's table
-    uint32_t line[NODE_LINES];  // 32 bytes each, offsets as in `tables`
+    uint16_t step[NODE_STEPS]; // of the kernel's table
+    uint32_t line[NODE_LINES]; // 32 bytes each, offsets as in `tables`
 } EngineNode;
 enum {
-    NODE_FIRST = 1, // of a round: its state is new
-    NODE_TAKE = 2,  // takes the request in the mailbox, and does nothing else; one block
+    NODE_FIRST = 1,  // of a round: its state is new
+    NODE_TAKE = 2,   // takes the request in the mailbox, and does nothing else; one block
     NODE_CACHES = 4, // reads what earlier rounds left in the caches
 };
 

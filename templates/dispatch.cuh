@@ -102,12 +102,14 @@ template <class Model> struct Dispatch {
             if (!at.skip && !slot.step.direct) strips += at.strips;
             at.tap = in.tap;
             at.round = round;
-            at.input = round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);
+            at.input =
+                round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);
             if (p->trace) {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
                 // One that only has inputs loaded is none of its step's tasks.
-                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16 | (tiles - 1) << 16;
+                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16 | (tiles - 1)
+                                                                                                             << 16;
                 trace->posted = nanoseconds();
             }
         }

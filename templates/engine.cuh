@@ -91,7 +91,8 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, who};
             loader.run();
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t,  pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0,
+                                        0,  {}, who};
             dispatch.run();
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};

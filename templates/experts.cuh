@@ -161,8 +161,8 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     }
 }
 
-// Weighted sums in the router's order, a row a warp: added to the residual stream, or this rank's partial sums, which go
-// to all ranks.
+// Weighted sums in the router's order, a row a warp: added to the residual stream, or this rank's partial sums, which
+// go to all ranks.
 template <class Model> static DEVICE void combine_rows(Compute &c) {
     using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
     using Act = Activations<Model::WIDE>;
@@ -176,7 +176,8 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
     uint32_t key[Model::TOP_K];
     float weight[Model::TOP_K];
 #pragma unroll
-    for (int k = 0; k < Model::TOP_K; k++) key[k] = __ldcg(&routes->key[row][k]), weight[k] = __ldcg(&routes->weight[row][k]);
+    for (int k = 0; k < Model::TOP_K; k++)
+        key[k] = __ldcg(&routes->key[row][k]), weight[k] = __ldcg(&routes->weight[row][k]);
     const uint64_t in = c.p->slab + step.in + (uint64_t)row * step.in_row,
                    out = step.out + (uint64_t)row * step.out_row;
 #pragma unroll 1

@@ -1,6 +1,6 @@
 // finish: the finishers' part of linear ops: they add the k warps' partial sums of a strip in warp order, apply the
-// row's norm factor, and do what the op does with its outputs. Strip n of all belongs to finisher n mod 4; the last one of a
-// task to be done signals.
+// row's norm factor, and do what the op does with its outputs. Strip n of all belongs to finisher n mod 4; the last one
+// of a task to be done signals.
 //
 // A lane holds outputs g and g + 8 of the strip for tokens 2t and 2t + 1.
 #ifndef TILEGEN_FINISH_CUH
@@ -127,12 +127,11 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
-    const uint32_t strip_outputs = step.strip_outputs, strips = at.strips,
-                   warps_k = step.warps_k;
+    const uint32_t strip_outputs = step.strip_outputs, strips = at.strips, warps_k = step.warps_k;
     const Ending e = {step.finish,
                       step.out_row,
                       step.outputs,
-                      step.out + (at.key > 0                    ? at.key * step.out_item
+                      step.out + (at.key > 0                   ? at.key * step.out_item
                                   : step.finish == FINISH_PUSH ? f.p->rank * step.out_item
                                                                : 0),
                       step.taps && at.tap ? Model::TAPS + (at.tap - 1) * ENGINE_ROWS * step.out_row : 0,

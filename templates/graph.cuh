@@ -7,7 +7,8 @@
 // grid_wait alone. Every block with work says grid_release behind its grid_wait; so when a kernel's first block begins,
 // the last kernel but one has ended, and what that one wrote is there from the start: the round's state but in the
 // first kernel of a round, the routing where a kernel lies between it and its experts, and what earlier rounds left in
-// the caches, which attention asks for early: it is never in a round's first kernel. A block without work leaves at once.
+// the caches, which attention asks for early: it is never in a round's first kernel. A block without work leaves at
+// once.
 //
 // A block takes all of an SM (threads, registers, nearly all shared memory), so a kernel's blocks begin as those of the
 // kernel before leave, SM by SM: weights are loaded while other SMs are still at it, but never across it on one SM.
@@ -157,7 +158,8 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
             for (uint32_t instance = 0; instance < t->instances; instance++)
                 loader.run_instance(t, 0, instance, {}, policy);
         } else if (warp == 1) {
-            Dispatch<Model> dispatch = {&p, &s, t, pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0, 0, {}, who};
+            Dispatch<Model> dispatch = {&p, &s, t,  pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0,
+                                        0,  {}, who};
             dispatch_node(dispatch, node);
         } else if (warp == 2) {
             uint32_t entries = 0;

@@ -9,8 +9,8 @@
 struct Compute {
     const EngineParams *p;
     Shared *s;
-    uint32_t number;     // instructions so far
-    uint32_t phases;     // parity of each page's next full phase
+    uint32_t number; // instructions so far
+    uint32_t phases; // parity of each page's next full phase
     Group group;
     Waiter who;
     int warp; // among the compute warps
@@ -106,7 +106,8 @@ template <bool WIDE> struct Raw {
 };
 
 // A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
-// work on every few chunks. A unit is UNIT quarters: 4, a block, where weights are many; 1 where latency is all there is.
+// work on every few chunks. A unit is UNIT quarters: 4, a block, where weights are many; 1 where latency is all there
+// is.
 template <class Model> struct Portion {
     uint32_t kw, warps_k, run, units; // units: of the strip
     DEVICE Portion(const EngineStep &step, int warp)
@@ -152,8 +153,8 @@ template <class Model> struct Held {
             }
         }
     }
-    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds the
-    // sum of their squares.
+    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds
+    // the sum of their squares.
     DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0, uint32_t rows,
                      bool normed, float &squares) {
         const Portion<Model> share(step, warp);
@@ -247,9 +248,9 @@ static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor
 static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&sum)[2][4]) {
     const Slot &slot = c.slot();
     const uint32_t token = (lane_id() & 3) * 2, row = slot.step.out_row, by = slot.at.rows_of_key >> token;
-    float *to = pointer<float>(c.p->slab + slot.step.out + (uint64_t)slot.at.key * slot.step.out_item +
-                               (uint64_t)token * row) +
-                slot.at.lo + strip * STRIP_ROWS + (lane_id() >> 2);
+    float *to =
+        pointer<float>(c.p->slab + slot.step.out + (uint64_t)slot.at.key * slot.step.out_item + (uint64_t)token * row) +
+        slot.at.lo + strip * STRIP_ROWS + (lane_id() >> 2);
     float *below = to + row / 4;
     if (by & 1) to[0] = sum[0][0] + sum[1][0], to[8] = sum[0][2] + sum[1][2];
     if (by & 2) below[0] = sum[0][1] + sum[1][1], below[8] = sum[0][3] + sum[1][3];
@@ -259,7 +260,7 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
 // same. What does not need the inputs is done before they are there.
 template <class Model> static DEVICE void linear(Compute &c) {
     constexpr uint32_t HELD = Model::HELD_UNITS / Model::RUN; // runs
-    uint32_t have = ~0u; // whose inputs are held
+    uint32_t have = ~0u;                                      // whose inputs are held
     float squares = 0;
     Held<Model> in;
     in.clear();
@@ -283,7 +284,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             squares = 0;
         for (uint32_t strip = lane_strip; strip < strips || !ready;
              strip += COMPUTE_WARPS >> log2_of(step.warps_k)) { // once at least: for the inputs
-            float sum[2][4] = {}; // two chains of products
+            float sum[2][4] = {};                               // two chains of products
             for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
                 if (!ready || !held) {
                     if (normed) in.load_norm(slot.layer.weight[step.norm_slot], c.s->norm[c.warp], step, c.warp, r0);
@@ -334,8 +335,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
             warp_arrive(shared_address(&c.s->strip_full[place]), COMPUTE_WARPS >> log2_of(step.warps_k));
         }
         while (chunks.next < at.chunks) chunks.release(c);
-        if (Model::DIRECT && step.direct)
-            warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
+        if (Model::DIRECT && step.direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         c.leave();
         c.wait_posted();
         if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;

@@ -104,9 +104,9 @@ template <class Model> struct Loader {
         warp_arrive(shared_address(&s->item_full[place]));
     }
 
-    // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a lane.
-    // Tiles of a step whose inputs are the same for all keys are claimed where the pool says so. Where they are the
-    // key's own a worker takes a run of them, so that it reads few keys' inputs.
+    // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a
+    // lane. Tiles of a step whose inputs are the same for all keys are claimed where the pool says so. Where they are
+    // the key's own a worker takes a run of them, so that it reads few keys' inputs.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
                      const Gate &gate, uint64_t policy) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
@@ -165,9 +165,9 @@ template <class Model> struct Loader {
                 uint32_t next = 0;
                 const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1 : most;
                 if (one_by_one && lane == 0)
-                    next = participants + add_relaxed(pointer<uint32_t>(p->claims) +
-                                                          (Model::RESIDENT ? instance : entry.pool),
-                                                      next_size);
+                    next = participants +
+                           add_relaxed(pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool),
+                                       next_size);
                 for (uint32_t until = min(item + size, end); item < until;) {
                     const uint32_t of = __shfl_sync(~0u, tiles, which), key = item / of, tile = item % of,
                                    n = min(until - item, of - tile);
@@ -193,7 +193,8 @@ template <class Model> struct Loader {
     }
 
     // What the load queue has for one instance.
-    DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate, uint64_t policy) {
+    DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate,
+                             uint64_t policy) {
         const EngineInstance in = s->instances[instance];
         const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];

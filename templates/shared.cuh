@@ -13,7 +13,7 @@ enum {
     COMPUTE_WARPS = 8,
     FINISHERS = 4,
     SLOTS = 4,
-    STRIP_SLOTS = 4, // a multiple of FINISHERS: then a place belongs to one of them
+    STRIP_SLOTS = 4,  // a multiple of FINISHERS: then a place belongs to one of them
     NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
     MAX_BODIES = 16,
@@ -90,9 +90,9 @@ struct Shared {
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2];                     // of rounds by their parity, from dispatch to the loader
-    Item items[ITEM_ROOM];             // from the loader to dispatch
-    EngineEntry templates[POOL_STEPS]; // the loader's, of the pool at hand
+    Gate gates[2];                                       // of rounds by their parity, from dispatch to the loader
+    Item items[ITEM_ROOM];                               // from the loader to dispatch
+    EngineEntry templates[POOL_STEPS];                   // the loader's, of the pool at hand
     uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
@@ -105,7 +105,9 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= ENGINE_SHARED_FIXED, "the shared memory beside the pages");
 static_assert(STEP_WORDS <= 64 && LAYER_WORDS <= 32, "dispatch copies them a word or two a lane");
-enum { SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 + COMPUTE_WARPS * NORM_ROOM * 2 }; // for ops that are not linear
+enum {
+    SCRATCH_BYTES = STRIP_SLOTS * COMPUTE_WARPS * 512 + COMPUTE_WARPS * NORM_ROOM * 2
+}; // for ops that are not linear
 
 // Who waits, for the report; kept in shared memory, since it is written often and read once at most.
 struct Waiter {
@@ -230,8 +232,8 @@ DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction
         const uint32_t i = base + lane_id();
         EngineSignal signal = {0, 0};
         if (i < at.signal_count)
-            signal =
-                i < SLOT_SIGNALS ? at.signals[i] : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
+            signal = i < SLOT_SIGNALS ? at.signals[i]
+                                      : (pointer<EngineSignal>(p.tables + s.tables.signal_at) + at.signal)[i];
         uint32_t group = signal.group & GROUP_MASK;
         if (signal.group & GROUP_KEY) group += at.key;
         const bool far = signal.group & GROUP_ALL_RANKS;
@@ -245,9 +247,8 @@ DEVICE void signal_all(const EngineParams &p, const Shared &s, const Instruction
             const int from = __ffs(left) - 1;
             const uint32_t its_group = __shfl_sync(~0u, group, from), amount = __shfl_sync(~0u, signal.amount, from);
             if (lane_id() < ENGINE_RANKS && p.peers[lane_id()])
-                add_release_system(pointer<uint32_t>(p.peers[lane_id()] + s.tables.counter_at) +
-                                       its_group * COUNTER_STRIDE,
-                                   amount);
+                add_release_system(
+                    pointer<uint32_t>(p.peers[lane_id()] + s.tables.counter_at) + its_group * COUNTER_STRIDE, amount);
         }
     }
 }

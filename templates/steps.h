@@ -46,18 +46,18 @@ typedef struct EngineStep {
     uint32_t op, finish;
     uint32_t kind; // attention: 0 full, 1 window, 2 drafter. choose: 0 sample, 2 draft. embed: likewise
     uint32_t k, blocks, warps_k;
-    uint32_t run, warp_runs;                 // units of a run, runs of a warp at most: see geometry.h
-    uint32_t direct;                         // the compute warps themselves store what a strip comes to
-    uint32_t input;                          // kernel step that reads the same inputs with the same norm: itself, or one before it
+    uint32_t run, warp_runs; // units of a run, runs of a warp at most: see geometry.h
+    uint32_t direct;         // the compute warps themselves store what a strip comes to
+    uint32_t input;          // kernel step that reads the same inputs with the same norm: itself, or one before it
     uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;
     uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
     uint32_t slot, norm_slot;                // SLOT_COUNT: none
     uint32_t item_bytes;                     // an expert's share of its slot
     uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
     uint32_t in_item;                        // a key's share of the inputs
-    uint32_t out, out_row, out_item; // out_item: of a key, or of a rank's slab of an inbox
-    uint32_t outputs; // of the op on this rank
-    uint32_t best;    // where best tokens go, or come from
+    uint32_t out, out_row, out_item;         // out_item: of a key, or of a rank's slab of an inbox
+    uint32_t outputs;                        // of the op on this rank
+    uint32_t best;                           // where best tokens go, or come from
     uint32_t chunk_bytes, strip_bytes, block_bytes;
     uint32_t taps; // a residual that the drafter may listen to
     uint32_t pool; // 1 + index of the pool that the step publishes, or 0

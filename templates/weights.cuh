@@ -3,10 +3,10 @@
 #define TILEGEN_WEIGHTS_CUH
 #include "ptx.cuh"
 
-// `multiply` takes a unit of UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u is products 2u and
-// 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where WIDE,
-// each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and g + 8 of the
-// strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+// `multiply` takes a unit of UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u is products 2u
+// and 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where
+// WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and g + 8 of
+// the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
 template <bool WIDE> struct Inputs { uint32_t x[4], low[WIDE ? 4 : 1]; };
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.

@@ -374,8 +374,11 @@ static void attention_in_parts(void) {
         Twin t = {0};
         DiffReport report;
         Exit code = run_diff(&t, (DiffOptions){many_tokens, 21, 0, (int)ops[i]}, &report);
-        CHECK(code == EXIT_OK && !report.fault && report.step_count == (i == 0 ? 12 : i == 1 ? 6 : 2), "%d, %d steps\n# %s", code,
-              report.step_count, printed(&report, false));
+        CHECK(code == EXIT_OK && !report.fault &&
+                  report.step_count == (i == 0   ? 12
+                                        : i == 1 ? 6
+                                                 : 2),
+              "%d, %d steps\n# %s", code, report.step_count, printed(&report, false));
     }
     CHECK(prog_buffer(compiled->prog, "part") >= 0);
 }

@@ -80,7 +80,8 @@ Exit explain_kernel(Ctx *ctx, Compiled *c) {
     }
     explain_cubin(c, c->cubin, "kernel");
     if (!c->job.graph) return EXIT_OK;
-    if (!(c->graph_cuda = emit_graph(ctx, c)) || !(c->graph = cubin_make(ctx, c, c->graph_cuda))) return cli_failed(ctx);
+    if (!(c->graph_cuda = emit_graph(ctx, c)) || !(c->graph = cubin_make(ctx, c, c->graph_cuda)))
+        return cli_failed(ctx);
     explain_cubin(c, c->graph, "kernel of the graph arm");
     return EXIT_OK;
 }

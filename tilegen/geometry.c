@@ -62,7 +62,7 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     if (fit < 1) fit = 1;
     g.run = g.warp_units < geometry_run(plan) ? g.warp_units : geometry_run(plan);
     int whole = g.unit == 1 || g.dtype == DTYPE_F32 ? 1 : g.run; // chunks are made of runs
-    if (fit < whole) fit = whole; // steps.c says that the page is too small
+    if (fit < whole) fit = whole;                                // steps.c says that the page is too small
     g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
     int even = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip; // chunks of about one size

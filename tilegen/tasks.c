@@ -81,14 +81,13 @@ static void credit_add(Tables *t, EnginePool *pool, EngineSignal signal) {
 }
 
 static bool same_waits(const Tables *t, const EngineEntry *a, const EngineEntry *b) {
-    return a->wait_count == b->wait_count &&
-           (a->wait_count == 0 ||
-            memcmp(t->waits.at + a->wait, t->waits.at + b->wait, a->wait_count * sizeof(EngineWait)) == 0);
+    return a->wait_count == b->wait_count && (a->wait_count == 0 || memcmp(t->waits.at + a->wait, t->waits.at + b->wait,
+                                                                           a->wait_count * sizeof(EngineWait)) == 0);
 }
 static bool same_signals(const Tables *t, const EngineEntry *a, const EngineEntry *b) {
     return a->signal_count == b->signal_count &&
-           (a->signal_count == 0 || memcmp(t->signals.at + a->signal, t->signals.at + b->signal,
-                                           a->signal_count * sizeof(EngineSignal)) == 0);
+           (a->signal_count == 0 ||
+            memcmp(t->signals.at + a->signal, t->signals.at + b->signal, a->signal_count * sizeof(EngineSignal)) == 0);
 }
 
 // A template for each step of a pool, its first tile: the kernel makes the others of it. `pool` is the number of tiles.

@@ -63,7 +63,7 @@ template <class Model> struct Chunks {
 // The lane's inputs of a quarter of a block of row g as they lie: zero past the end, and where not `wanted`.
 template <bool WIDE> struct Raw {
     uint32_t word[WIDE ? 8 : 4];
-    // `row`: the block's inputs of row g; `k`: the first input of the lane's eight.
+    // `row`: the block's inputs of row g for lane t; `u`: the quarter.
     DEVICE void load(const char *row, int u, bool wanted) {
 #pragma unroll
         for (int i = 0; i < (WIDE ? 2 : 1); i++) {

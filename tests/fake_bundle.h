@@ -2,9 +2,8 @@
 // kernel.
 #ifndef FAKE_BUNDLE_H
 #define FAKE_BUNDLE_H
-#include "demo.h"
+#include "fake_model.h"
 #include "sha256.h"
-#include "tasks.h"
 #include "../templates/abi.h"
 
 // Of the next bundle.
@@ -37,33 +36,8 @@ static void fake_sections(Ctx *c, const char *path, const Section *sections, int
     CHECK(file_write(c, path, out, at));
 }
 
-// The demo model, a little wider, so that two ranks can share it.
-static const char *fake_pair_model(Ctx *c) {
-    static const char *const changes[][2] = {
-        {"hidden: 384", "hidden: 512"}, {"  inner: 128", "  inner: 256"}, {"  inner: 768", "  inner: 1024"}};
-    Source *demo = file_read(c, file_join(c, demo_root(), "models/demo.yaml"), MODEL_FILE_CAP);
-    char *text = arena_copy(c->arena, demo->text, demo->length + 1), *path = file_join(c, demo_tmp(), "pair.yaml");
-    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        char *at = strstr(text, changes[i][0]);
-        CHECK(at);
-        text = arena_printf(c->arena, "%.*s%s%s", (int)(at - text), text, changes[i][1], at + strlen(changes[i][0]));
-    }
-    CHECK(file_write(c, path, text, strlen(text)));
-    return path;
-}
-
 static void fake_body(Ctx *c, void *user) {
-    Source *lua = file_read(c, file_join(c, demo_root(), "build.lua"), SCHED_FILE_CAP);
-    Build *build = lua ? build_read(c, lua, demo_root()) : NULL;
-    const Sku *sku = build ? build_sku(c, build, "h200", NO_SPAN) : NULL;
-    CHECK(sku);
-    Job job = {.name = "test",
-               .model = fake_ranks > 1 ? fake_pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
-               .schedule = file_join(c, demo_root(), "schedules/decode.lua"),
-               .sku = sku,
-               .tp = fake_ranks};
-    Compiled *compiled = compile(c, &job, PASS_PROG);
-    CHECK(compiled);
+    Compiled *compiled = fake_compiled(c, fake_ranks);
     const char *prog = prog_print(c, compiled->prog);
     const void *tasks;
     size_t tasks_bytes;

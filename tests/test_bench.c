@@ -4,44 +4,26 @@
 #include "fake_bundle.h" // before damage.h, whose ctx its own would shadow
 #include "bench_report.h"
 #include "damage.h"
-#include "fake_cuda.h"
+#include "fake_session.h"
 #include "gpu.h"
 #include "phases.h"
-#include <dlfcn.h>
 
-static char bundle_path[1000], pair_path[1000], library[1000], weights_path[1000];
-static const FakeCuda *(*fake)(void);
+static char bundle_path[1000], pair_path[1000], weights_path[1000];
 
-static tr_session *opened(const char *behaviour, const char *bundle, bool trace) {
-    tr_session *s;
+static tr_session *bench_opened(const char *behaviour, const char *bundle, bool trace) {
     bool alone = bundle == pair_path;
-    setenv("FAKE_CUDA", behaviour, 1);
-    int code = tr_open(&(tr_options){.bundle = bundle,
-                                     .weights = alone ? "synthetic:1" : weights_path,
-                                     .threads = 2,
-                                     .context = 1500,
-                                     .cuda = library,
-                                     .trace = trace,
-                                     .alone = alone},
-                       &s);
-    if (code) tr_print_errors(s, stderr, false);
-    CHECK(code == 0, "%d", code);
-    return s;
+    return opened(behaviour, (tr_options){.bundle = bundle,
+                                          .weights = alone ? "synthetic:1" : weights_path,
+                                          .threads = 2,
+                                          .context = 1500,
+                                          .cuda = library,
+                                          .trace = trace,
+                                          .alone = alone});
 }
 
 static void closed(tr_session *s) {
     tr_close(s);
     CHECK(fake()->allocations == 0 && fake()->kernels == 0 && fake()->events == 0);
-}
-
-static void says(tr_session *s, const char *want) {
-    char *text = NULL;
-    size_t length;
-    FILE *out = open_memstream(&text, &length);
-    tr_print_errors(s, out, false);
-    fclose(out);
-    CHECK(strstr(text, want), "no \"%s\" in\n# %s", want, text);
-    free(text);
 }
 
 static const int prompt[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
@@ -181,7 +163,7 @@ static const tr_phase *phase(const tr_phases *all, const char *name) {
 
 static void phases_add_up(void) {
     tr_phases p;
-    tr_session *s = opened("experts=7", bundle_path, true);
+    tr_session *s = bench_opened("experts=7", bundle_path, true);
     CHECK(tr_trace(s, true) == 0);
     generate(s, 200, false);
     CHECK(fake()->params.trace && tr_traced(s, 500, &p) == 0);
@@ -215,12 +197,13 @@ static void phases_add_up(void) {
 
 static void requests_are_traced_when_asked(void) {
     tr_phases p;
-    tr_session *s = opened("", bundle_path, true);
+    tr_session *s = bench_opened("", bundle_path, true);
     int launches = fake()->launches;
     generate(s, 30, false);
     CHECK(fake()->params.trace == 0 && fake()->launches == launches);
     CHECK(tr_traced(s, 0, &p) == 1);
-    says(s, "the last request was not traced");
+    keep(s);
+    SAID("the last request was not traced");
     CHECK(tr_trace(s, true) == 0);
     CHECK(fake()->launches == launches); // with the next request
     generate(s, 30, false);
@@ -230,20 +213,22 @@ static void requests_are_traced_when_asked(void) {
     CHECK(fake()->params.trace == 0 && fake()->launches == launches + 2);
     closed(s);
 
-    s = opened("", bundle_path, false);
+    s = bench_opened("", bundle_path, false);
     CHECK(tr_trace(s, true) == 1);
-    says(s, "opened without a trace");
+    keep(s);
+    SAID("opened without a trace");
     closed(s);
 
     CHECK(tr_open(&(tr_options){.bundle = bundle_path, .weights = weights_path, .threads = 2, .host = true}, &s) == 0);
     double rate = 1;
     CHECK(tr_trace(s, true) == 1 && tr_traced(s, 0, &p) == 1 && tr_stream(s, &rate) == 0 && rate == 0);
-    says(s, "the host executor keeps no trace");
+    keep(s);
+    SAID("the host executor keeps no trace");
     tr_close(s);
 }
 
 static void a_kernel_that_hung_is_not_launched_anew(void) {
-    tr_session *s = opened("dies,silent", bundle_path, true);
+    tr_session *s = bench_opened("dies,silent", bundle_path, true);
     tr_request r = {.tokens = prompt, .token_count = 10, .max_tokens = 50, .ignore_end = true};
     tr_result result;
     CHECK(tr_generate(s, &r, &result) == 4 && tr_trace(s, true) == 4);
@@ -310,7 +295,7 @@ static Printed printed(const char *bundle, BenchJob job, BenchReport *report) {
         report->job = &job;
         CHECK(bench_report(report));
     } else {
-        tr_session *s = opened("", bundle, true);
+        tr_session *s = bench_opened("", bundle, true);
         CHECK(bench_run(s, &job) == 0);
         closed(s);
     }
@@ -393,8 +378,7 @@ static void shares_of_the_streaming_rate(void) {
 }
 
 int main(void) {
-    const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
-    snprintf(library, sizeof library, "%s/tests/libfakecuda.so", build);
+    library_find();
     snprintf(bundle_path, sizeof bundle_path, "%s/fake.bundle", demo_tmp());
     snprintf(pair_path, sizeof pair_path, "%s/pair.bundle", demo_tmp());
     snprintf(weights_path, sizeof weights_path, "%s/models/demo", demo_root());
@@ -403,12 +387,7 @@ int main(void) {
     fake_bundle(bundle_path);
     fake_ranks = 2;
     fake_bundle(pair_path);
-    void *handle = dlopen(library, RTLD_NOW), *symbol = handle ? dlsym(handle, "fake_cuda") : NULL;
-    if (!symbol) {
-        printf("not ok set-up: %s\n", dlerror());
-        return 1;
-    }
-    memcpy(&fake, &symbol, sizeof symbol);
+    if (!fake_open()) return 1;
     RUN(sums_of_a_trace);
     RUN(bytes_of_a_round);
     RUN(room_for_a_trace);

@@ -5,12 +5,11 @@
 #include "cuda.h"
 #include "damage.h"
 #include "fake_bundle.h"
-#include "fake_cuda.h"
+#include "fake_session.h"
 #include "gpu.h"
 #include "pack_file.h"
 #include "text.h"
 #include "unpack.h"
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -18,34 +17,12 @@
 
 enum { VOCAB = 2048 };
 
-static char pair_path[1000], bundle_path[1000], library[1000], weights_path[1000];
-static const FakeCuda *(*fake)(void);
+static char pair_path[1000], bundle_path[1000], weights_path[1000];
 
 // ---- Sessions ----
 
-static char said[1 << 16];
-static void keep(tr_session *s) {
-    char *text = NULL;
-    size_t length;
-    FILE *out = open_memstream(&text, &length);
-    tr_print_errors(s, out, false);
-    fclose(out);
-    snprintf(said, sizeof said, "%s", text);
-    free(text);
-}
-#define SAID(text) CHECK(strstr(said, text), "no \"%s\" in\n# %s", text, said)
-
 static tr_options options(void) {
     return (tr_options){.bundle = bundle_path, .weights = weights_path, .threads = 2, .cuda = library};
-}
-
-static tr_session *opened(const char *behaviour, tr_options o) {
-    tr_session *s;
-    setenv("FAKE_CUDA", behaviour, 1);
-    int code = tr_open(&o, &s);
-    if (code) keep(s);
-    CHECK(code == 0, "%d\n# %s", code, said);
-    return s;
 }
 
 // Opening fails with this exit code; what is said is kept, and nothing is left on the device.
@@ -753,8 +730,7 @@ static void a_kernel_that_does_not_leave(void) {
 }
 
 int main(void) {
-    const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
-    snprintf(library, sizeof library, "%s/tests/libfakecuda.so", build);
+    library_find();
     snprintf(bundle_path, sizeof bundle_path, "%s/fake.bundle", demo_tmp());
     snprintf(pair_path, sizeof pair_path, "%s/pair.bundle", demo_tmp());
     snprintf(packed_path, sizeof packed_path, "%s/demo.packed", demo_tmp());
@@ -766,13 +742,7 @@ int main(void) {
     fake_bundle(pair_path);
     fake_ranks = 1;
     RUN(no_driver);
-    void *handle = dlopen(library, RTLD_NOW);
-    void *symbol = handle ? dlsym(handle, "fake_cuda") : NULL;
-    if (!symbol) {
-        printf("not ok set-up: %s\n", dlerror());
-        return 1;
-    }
-    memcpy(&fake, &symbol, sizeof symbol);
+    if (!fake_open()) return 1;
     RUN(drivers_and_devices_that_will_not_do);
     RUN(devices_and_their_skus);
     RUN(bundles_that_will_not_do);

@@ -1,19 +1,16 @@
 // The graph arm without a GPU: how a round is cut into kernels, against the regions of its tasks; what is launched, in
 // which order and with which parameters (fake_cuda.c); the arms in turns; everything that can fail.
-#include "demo.h" // before damage.h, whose ctx its own would shadow
+#include "fake_model.h" // before damage.h, whose ctx its own would shadow
 #include "../runtime/gpu_graph_plan.h"
 #include "cubin.h"
 #include "cuda.h"
 #include "damage.h"
 #include "emit.h"
-#include "fake_cuda.h"
-#include "tasks.h"
-#include <dlfcn.h>
+#include "fake_session.h"
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char bundle_path[1000], plain_path[1000], pair_path[1000], library[1000], weights_path[1000];
-static const FakeCuda *(*fake)(void);
+static char bundle_path[1000], plain_path[1000], pair_path[1000], weights_path[1000];
 
 // ---- Bundles without a real kernel ----
 
@@ -23,40 +20,10 @@ typedef struct Making {
     bool graph;
 } Making;
 
-// The demo model, a little wider, so that two ranks can share it.
-static const char *pair_model(Ctx *c) {
-    static const char *const changes[][2] = {
-        {"hidden: 384", "hidden: 512"}, {"  inner: 128", "  inner: 256"}, {"  inner: 768", "  inner: 1024"}};
-    Source *demo = file_read(c, file_join(c, demo_root(), "models/demo.yaml"), MODEL_FILE_CAP);
-    char *text = arena_copy(c->arena, demo->text, demo->length + 1), *path = file_join(c, demo_tmp(), "pair.yaml");
-    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        char *at = strstr(text, changes[i][0]);
-        CHECK(at);
-        text = arena_printf(c->arena, "%.*s%s%s", (int)(at - text), text, changes[i][1], at + strlen(changes[i][0]));
-    }
-    CHECK(file_write(c, path, text, strlen(text)));
-    return path;
-}
-
-static Compiled *compiled_of(Ctx *c, int ranks) {
-    Source *lua = file_read(c, file_join(c, demo_root(), "build.lua"), SCHED_FILE_CAP);
-    Build *build = lua ? build_read(c, lua, demo_root()) : NULL;
-    const Sku *sku = build ? build_sku(c, build, "h200", NO_SPAN) : NULL;
-    Job job = {.name = "test",
-               .model = ranks > 1 ? pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
-               .schedule = file_join(c, demo_root(), "schedules/decode.lua"),
-               .sku = sku,
-               .tp = ranks,
-               .home = demo_root()};
-    Compiled *compiled = sku ? compile(c, &job, PASS_PROG) : NULL;
-    CHECK(compiled);
-    return compiled;
-}
-
 static void bundle_body(Ctx *c, void *user) {
     static const Templates none;
     const Making *m = user;
-    Compiled *compiled = compiled_of(c, m->ranks);
+    Compiled *compiled = fake_compiled(c, m->ranks);
     Cubin cubin = {.data = "cubin", .size = 6, .templates = &none, .nvrtc = "0.0"};
     compiled->cubin = &cubin;
     if (m->graph) compiled->graph = &cubin;
@@ -218,7 +185,7 @@ static void check_tables(const Prog *prog, const EngineTables *t, const GraphPla
 
 static void cut_body(Ctx *c, void *user) {
     int ranks = *(int *)user;
-    Compiled *compiled = compiled_of(c, ranks);
+    Compiled *compiled = fake_compiled(c, ranks);
     const void *tasks;
     size_t bytes;
     CHECK(tasks_encode(c, compiled, &tasks, &bytes));
@@ -241,7 +208,7 @@ static void rounds_are_cut_into_kernels(void) {
 
 static void text_body(Ctx *c, void *user) {
     (void)user;
-    Compiled *compiled = compiled_of(c, 1);
+    Compiled *compiled = fake_compiled(c, 1);
     const char *engine = emit_cuda(c, compiled), *graph = emit_graph(c, compiled);
     CHECK(engine && graph);
     CHECK(strstr(engine, "bool RESIDENT = true") && strstr(engine, ENGINE_KERNEL "(") && !strstr(engine, GRAPH_KERNEL));
@@ -257,28 +224,8 @@ static void two_translation_units(void) {
 
 // ---- Sessions ----
 
-static char said[1 << 16];
-static void keep(tr_session *s) {
-    char *text = NULL;
-    size_t length;
-    FILE *out = open_memstream(&text, &length);
-    tr_print_errors(s, out, false);
-    fclose(out);
-    snprintf(said, sizeof said, "%s", text);
-    free(text);
-}
-#define SAID(text) CHECK(strstr(said, text), "no \"%s\" in\n# %s", text, said)
-
 static tr_options options(void) {
     return (tr_options){.bundle = bundle_path, .weights = weights_path, .threads = 2, .cuda = library, .graph = true};
-}
-static tr_session *opened(const char *behaviour, tr_options o) {
-    tr_session *s;
-    setenv("FAKE_CUDA", behaviour, 1);
-    int code = tr_open(&o, &s);
-    if (code) keep(s);
-    CHECK(code == 0, "%d\n# %s", code, said);
-    return s;
 }
 static void nothing_left(void) {
     const FakeCuda *f = fake();
@@ -518,8 +465,7 @@ static void the_program(void) {
 }
 
 int main(void) {
-    const char *build = getenv("BUILD") ? getenv("BUILD") : "build";
-    snprintf(library, sizeof library, "%s/tests/libfakecuda.so", build);
+    library_find();
     snprintf(bundle_path, sizeof bundle_path, "%s/graph.bundle", demo_tmp());
     snprintf(plain_path, sizeof plain_path, "%s/no-graph.bundle", demo_tmp());
     snprintf(pair_path, sizeof pair_path, "%s/graph-pair.bundle", demo_tmp());
@@ -529,13 +475,7 @@ int main(void) {
     bundle_make(bundle_path, 1, true);
     bundle_make(plain_path, 1, false);
     bundle_make(pair_path, 2, true);
-    void *handle = dlopen(library, RTLD_NOW);
-    void *symbol = handle ? dlsym(handle, "fake_cuda") : NULL;
-    if (!symbol) {
-        printf("not ok set-up: %s\n", dlerror());
-        return 1;
-    }
-    memcpy(&fake, &symbol, sizeof symbol);
+    if (!fake_open()) return 1;
     RUN(rounds_are_cut_into_kernels);
     RUN(two_translation_units);
     RUN(what_is_launched);

@@ -48,8 +48,8 @@ Compiled *compile(Ctx *ctx, const Job *job, Pass last) {
     if (!(c->cuda = emit_cuda(ctx, c))) return NULL;
     if (job->graph && !(c->graph_cuda = emit_graph(ctx, c))) return NULL;
     if (last == PASS_CUDA) return c;
-    if (!(c->cubin = cubin_make(ctx, c, c->cuda))) return NULL;
-    if (job->graph && !(c->graph = cubin_make(ctx, c, c->graph_cuda))) return NULL;
+    if (!(c->cubin = cubin_make(ctx, c, c->cuda, 0))) return NULL;
+    if (job->graph && !(c->graph = cubin_make(ctx, c, c->graph_cuda, GRAPH_LOCAL))) return NULL;
     return c;
 }
 

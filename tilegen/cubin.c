@@ -57,12 +57,12 @@ static bool run_nvrtc(Ctx *ctx, const Tools *tools, const char *text, const char
 
 int cubin_dynamic_shared(const Compiled *c) { return c->prog->page_count * c->prog->page_bytes; }
 
-static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
+static bool fits(Ctx *ctx, const Compiled *c, const Resources *r, int local) {
     _Static_assert((int)KERNEL_THREADS == (int)ENGINE_THREADS, "threads");
     const Sku *sku = c->job.sku;
     size_t errors = diag_errors(ctx);
     if (r->functions == 0) diag_error(ctx, E0453, NO_SPAN, "ptxas gave no figures of the kernel");
-    if (r->stack > 200) {
+    if (r->stack > local || (local == 0 && r->spill_stores + r->spill_loads > 0)) {
         diag_error(ctx, E0454, NO_SPAN, "the kernel keeps %d bytes a thread in local memory: %d stored, %d loaded",
                    r->stack, r->spill_stores, r->spill_loads);
         diag_help(ctx, "make the tiles of its ops smaller, or index no local array at run time");
@@ -82,7 +82,7 @@ static bool fits(Ctx *ctx, const Compiled *c, const Resources *r) {
     return diag_errors(ctx) == errors;
 }
 
-Cubin *cubin_make(Ctx *ctx, const Compiled *c, const char *text) {
+Cubin *cubin_make(Ctx *ctx, const Compiled *c, const char *text, int local) {
     Tools tools;
     if (!tools_open(ctx, c->job.home, &tools)) return NULL;
     Sha256 key;
@@ -114,7 +114,7 @@ Cubin *cubin_make(Ctx *ctx, const Compiled *c, const char *text) {
         if (diag_count(ctx) == said) cache_put(ctx, name, keep, head + cubin->size); // warnings are told every time
     }
     cubin->resources = nvrtc_log_resources(log);
-    return fits(ctx, c, &cubin->resources) ? cubin : NULL;
+    return fits(ctx, c, &cubin->resources, local) ? cubin : NULL;
 }
 
 const char *cubin_ptx(Ctx *ctx, const Compiled *c) {

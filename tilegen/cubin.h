@@ -19,8 +19,11 @@ struct Cubin {
 enum { KERNEL_THREADS = 512 }; // ENGINE_THREADS of templates/abi.h
 // Bytes of shared memory a block is started with: pages and what stands beside them.
 int cubin_dynamic_shared(const Compiled *compiled);
-// Of compiled->cuda or compiled->graph_cuda. NULL after reporting (E0451..E0458).
-Cubin *cubin_make(Ctx *ctx, const Compiled *compiled, const char *text);
+// Bytes a thread that the control arm's kernel may keep in local memory; the engine's may keep none.
+enum { GRAPH_LOCAL = 64 };
+// Of `text`, compiled->cuda or compiled->graph_cuda, with at most `local` bytes a thread in local memory. NULL after
+// reporting (E0451..E0458).
+Cubin *cubin_make(Ctx *ctx, const Compiled *compiled, const char *text, int local);
 // PTX text of compiled->cuda. NULL after reporting.
 const char *cubin_ptx(Ctx *ctx, const Compiled *compiled);
 // Adds all that a cubin depends on beside its text to a key: templates, NVRTC, options. False after reporting.

@@ -71,7 +71,7 @@ static void explain_cubin(const Compiled *c, const Cubin *cubin, const char *tit
 Exit explain_kernel(Ctx *ctx, Compiled *c) {
     size_t errors = diag_errors(ctx);
     if (!c->cuda && !(c->cuda = emit_cuda(ctx, c))) return EXIT_INPUT;
-    if (!(c->cubin = cubin_make(ctx, c, c->cuda))) {
+    if (!(c->cubin = cubin_make(ctx, c, c->cuda, 0))) {
         DiagCode code = diag_code_at(ctx, errors);
         if (code != E0451 && code != E0452) return cli_failed(ctx);
         diag_forget(ctx, errors);
@@ -80,7 +80,7 @@ Exit explain_kernel(Ctx *ctx, Compiled *c) {
     }
     explain_cubin(c, c->cubin, "kernel");
     if (!c->job.graph) return EXIT_OK;
-    if (!(c->graph_cuda = emit_graph(ctx, c)) || !(c->graph = cubin_make(ctx, c, c->graph_cuda)))
+    if (!(c->graph_cuda = emit_graph(ctx, c)) || !(c->graph = cubin_make(ctx, c, c->graph_cuda, GRAPH_LOCAL)))
         return cli_failed(ctx);
     explain_cubin(c, c->graph, "kernel of the graph arm");
     return EXIT_OK;

@@ -8,7 +8,7 @@ case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) in *H200*) s
 B=build/demo-$sku.bundle W="--weights models/demo"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 echo "== correctness"
-timeout 120 build/tests/test_gpu 2>&1 | grep -v '^error.E0916' | tail -30
+timeout ${TEST_TIME:-300} build/tests/test_gpu 2>&1 | grep -v '^error.E0916' | tail -30
 echo "== times"
 for i in 1 2 3; do
     build/tilerun bench $B $W --rounds 200 2>&1 | sed -n 1p
@@ -33,5 +33,5 @@ echo "== two programs at once"
 timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | sed -n 1p & timeout 30 build/tilerun bench $B $W --rounds 300 --timeout 10 2>&1 | sed -n 1p; wait
 for tool in memcheck racecheck; do
     echo "== compute-sanitizer $tool, $(compute-sanitizer --version | grep -o '^Version [0-9.]*')"
-    timeout 100 compute-sanitizer --tool $tool build/tilerun generate $B $W --prompt 'def main():' --max-tokens 12 --timeout 90 2>&1 | tail -${LINES_OF_TOOL:-8} | cut -c1-200
+    timeout ${TOOL_TIME:-100} compute-sanitizer --tool $tool build/tilerun generate $B $W --prompt 'def main():' --max-tokens 12 --timeout 90 2>&1 | tail -${LINES_OF_TOOL:-8} | cut -c1-200
 done

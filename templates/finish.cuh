@@ -57,7 +57,7 @@ struct Ending {
     uint32_t out, tap;  // in the slab; tap: 0 or where the drafter listens
     int rows, n, token; // n: output of row g in the first strip
     uint32_t rows_of_key;
-    float alpha, limit;
+    float alpha;
 };
 
 template <class Model>
@@ -91,12 +91,12 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         }
         break;
     case FINISH_SWIGLU:
-        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, e.limit),
-                                      swiglu(v[1], v[3], e.alpha, e.limit));
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, slot.step.limit),
+                                      swiglu(v[1], v[3], e.alpha, slot.step.limit));
         break;
     case FINISH_EXPERT_UP: {
         char *to = pointer<char>(f.p->slab + e.out) + (uint64_t)token * e.row;
-        const float a = swiglu(v[0], v[2], e.alpha, e.limit), b = swiglu(v[1], v[3], e.alpha, e.limit);
+        const float a = swiglu(v[0], v[2], e.alpha, slot.step.limit), b = swiglu(v[1], v[3], e.alpha, slot.step.limit);
         if (e.rows_of_key >> token & 1) Act::store_input(to, n, a);
         if (e.rows_of_key >> (token + 1) & 1) Act::store_input(to + e.row, n, b);
         break;
@@ -139,8 +139,7 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
                       at.lo + g,
                       token,
                       at.rows_of_key,
-                      step.alpha,
-                      step.limit};
+                      step.alpha};
     const bool normed = step.norm_slot != SLOT_COUNT;
     const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
     float factor[2] = {1, 1};

@@ -117,6 +117,10 @@ static DEVICE void time_node(const Waiter &w, const EngineNode &node, const uint
             const uint32_t instance = *(volatile uint32_t *)&w.s->waiters[warp].instance;
             if (instance < NODE_INSTANCES) w.s->waiters[warp].instance = node.instances[instance].layer;
         }
+        for (uint32_t place = 0; place < SLOTS; place++) {
+            const uint32_t instance = w.s->slots[place].at.instance;
+            if (instance < NODE_INSTANCES) w.s->slots[place].at.instance = node.instances[instance].layer;
+        }
         report_all(w);
         return;
     }

@@ -19,8 +19,7 @@ struct Compute {
     // The next instruction is written down, though it may not start yet.
     DEVICE void wait_posted() {
         barrier_wait(who, s->posted[number % SLOTS], number / SLOTS & 1);
-        const Instruction &at = slot().at;
-        who.at(at.instance, at.body_step, at.lo, at.hi);
+        who.at_place(number % SLOTS);
     }
     DEVICE void wait_ready() {
         barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1);
@@ -41,14 +40,16 @@ struct Compute {
 
 // The pages of the instruction at hand, chunk by chunk; every warp waits for each and releases each.
 template <class Model> struct Chunks {
-    uint32_t page, next; // next: the chunk that the warp is at
-    bool held;           // its page has been waited for
-    DEVICE void begin(Compute &c) { page = c.slot().at.page, next = 0, held = false; }
+    uint32_t page, lo, hi, next; // next: the chunk that the warp is at
+    bool held;                   // its page has been waited for
+    DEVICE void begin(const Instruction &at) {
+        page = at.page, lo = at.page_lo, hi = at.page_hi, next = 0, held = false;
+    }
     DEVICE void release(Compute &c) {
         if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
         warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
-        if (++page == c.slot().at.page_hi) page = c.slot().at.page_lo;
+        if (++page == hi) page = lo;
         next++;
         held = false;
     }
@@ -210,11 +211,11 @@ template <class Model> struct Held {
 struct Cursor {
     uint32_t chunk, place;
     DEVICE void begin() { chunk = place = 0; }
-    DEVICE void advance(const EngineStep &step, uint32_t strips) { // `strips` on
-        if (step.chunks_of_strip > 1)
-            chunk += strips * step.chunks_of_strip;
+    DEVICE void advance(uint32_t chunks_of_strip, uint32_t strips_of_chunk, uint32_t strips) { // `strips` on
+        if (chunks_of_strip > 1)
+            chunk += strips * chunks_of_strip;
         else
-            for (place += strips; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
+            for (place += strips; place >= strips_of_chunk; place -= strips_of_chunk) chunk++;
     }
 };
 
@@ -243,6 +244,31 @@ static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor
     }
 }
 
+// The same where every warp has whole runs, and as many (EngineStep.regular): straight code, nothing to choose. A
+// prediction of each block costs as much as half its products. `offset`: of the warp's first run in its chunk.
+template <class Weight, class Model>
+static DEVICE void multiply_whole(Compute &c, Chunks<Model> &chunks, const EngineStep &step, uint32_t chunk,
+                                  uint32_t offset, uint32_t run, uint32_t runs, const Held<Model> &in,
+                                  float (&sum)[2][4]) {
+    constexpr int UNIT = Model::UNIT, RUN = Model::RUN;
+    const uint32_t chunk_step = step.run_chunks, step_bytes = step.run_bytes;
+#pragma unroll
+    for (int r = 0; r < Model::HELD_UNITS / RUN; r++) {
+        if (r >= (int)runs) break;
+        const uint32_t at = chunks.seek(c, chunk + r * chunk_step) + offset + r * step_bytes;
+        if (r > 0 || run == RUN) {
+#pragma unroll
+            for (int j = 0; j < RUN; j++)
+                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, in.x[r * RUN + j]);
+        } else { // few inputs
+#pragma unroll
+            for (int j = 0; j + 1 < RUN; j++)
+                if (j == 0 || j < (int)run)
+                    Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, in.x[j]);
+        }
+    }
+}
+
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
 // that chose the expert.
 static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&sum)[2][4]) {
@@ -256,8 +282,23 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
     if (by & 2) below[0] = sum[0][1] + sum[1][1], below[8] = sum[0][3] + sum[1][3];
 }
 
+// Waits for the warp's first weights of a strip: they are ahead of the inputs.
+template <class Model>
+static DEVICE void first_look(Compute &c, Chunks<Model> &chunks, uint32_t chunk, uint32_t first_chunk, uint32_t kw,
+                              const EngineStep &step) {
+    if constexpr (Model::REGULAR)
+        chunks.seek(c, chunk + first_chunk);
+    else {
+        uint32_t block = kw * step.run * Model::UNIT / 4;
+        if (kw * step.run >= step.blocks * (4 / Model::UNIT)) return;
+        while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
+        chunks.seek(c, chunk);
+    }
+}
+
 // Runs the instruction at hand and the linear ones after it. Inputs are kept from one to the next where they are the
-// same. What does not need the inputs is done before they are there.
+// same. What does not need the inputs is done before they are there. What the loop needs of the slot is read at once:
+// a read of shared memory takes as long as a dozen instructions, and barriers keep the compiler from moving it.
 template <class Model> static DEVICE void linear(Compute &c) {
     constexpr uint32_t HELD = Model::HELD_UNITS / Model::RUN; // runs
     uint32_t have = ~0u;                                      // whose inputs are held
@@ -268,33 +309,34 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        const bool normed = step.norm_slot != SLOT_COUNT, held = step.warp_runs <= HELD;
-        const uint32_t strips = at.strips, op = step.op, lane_strip = c.warp >> log2_of(step.warps_k);
-        float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
+        const uint32_t strips = at.strips, op = step.op, input = at.input, all_chunks = at.chunks,
+                       first_strip = at.first_strip, norm_slot = step.norm_slot, warp_runs = step.warp_runs,
+                       run = step.run, warps_k = step.warps_k, direct = step.direct,
+                       chunks_of_strip = step.chunks_of_strip, strips_of_chunk = step.strips_of_chunk,
+                       strip_bytes = step.strip_bytes;
         Chunks<Model> chunks;
+        chunks.begin(at);
+        const uint32_t kw = c.warp & (warps_k - 1), warps_k_log = log2_of(warps_k), lanes = COMPUTE_WARPS >> warps_k_log,
+                       lane_strip = c.warp >> warps_k_log, first_chunk = step.first_chunks >> 4 * kw & 15,
+                       first_offset = (kw * run - first_chunk * step.chunk_blocks) * step.block_bytes;
+        const bool normed = norm_slot != SLOT_COUNT, held = warp_runs <= HELD;
+        float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Cursor cursor;
-        chunks.begin(c);
         cursor.begin();
-        cursor.advance(step, lane_strip);
-        bool ready = held && at.input == have;
+        cursor.advance(chunks_of_strip, strips_of_chunk, lane_strip);
+        bool ready = held && input == have;
         if (ready) {
             c.wait_ready();
             if (normed && (lane_id() & 3) == 0) *shares = squares;
         } else
             squares = 0;
-        for (uint32_t strip = lane_strip; strip < strips || !ready;
-             strip += COMPUTE_WARPS >> log2_of(step.warps_k)) { // once at least: for the inputs
-            float sum[2][4] = {};                               // two chains of products
-            for (uint32_t r0 = 0; r0 < step.warp_runs; r0 += HELD) {
+        for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
+            float sum[2][4] = {};                                                     // two chains of products
+            for (uint32_t r0 = 0; r0 < warp_runs; r0 += HELD) {
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[step.norm_slot], c.s->norm[c.warp], step, c.warp, r0);
+                    if (normed) in.load_norm(slot.layer.weight[norm_slot], c.s->norm[c.warp], step, c.warp, r0);
                     if (!ready) {
-                        const Portion<Model> share(step, c.warp);
-                        if (strip < strips && share.unit(0, 0) < share.units) { // the weights are ahead
-                            uint32_t chunk = cursor.chunk, block = share.unit(0, 0) * Model::UNIT / 4;
-                            while (block >= step.chunk_blocks) block -= step.chunk_blocks, chunk++;
-                            chunks.seek(c, chunk);
-                        }
+                        if (strip < strips) first_look(c, chunks, cursor.chunk, first_chunk, kw, step);
                         c.wait_ready();
                         ready = true;
                     }
@@ -302,40 +344,45 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
                             c.s->norm[c.warp], c.warp, r0, step.in_item ? at.rows_of_key : (1u << at.rows) - 1, normed,
                             more);
-                    have = held ? at.input : ~0u;
+                    have = held ? input : ~0u;
                     if (strip == lane_strip) squares += more;
-                    if (normed && strip == lane_strip && r0 + HELD >= step.warp_runs) {
+                    if (normed && strip == lane_strip && r0 + HELD >= warp_runs) {
                         squares = quad_sum(squares);
                         if ((lane_id() & 3) == 0) *shares = squares;
                     }
                 }
                 if (strip >= strips) break;
-                const uint32_t runs = min(step.warp_runs - r0, HELD);
-                if (Model::USES_BF16 && op == RUN_LINEAR_BF16)
-                    multiply_runs<WeightBf16, Model>(c, chunks, cursor, r0, runs, in, sum);
-                if (Model::USES_FP8 && op == RUN_LINEAR_FP8)
-                    multiply_runs<WeightFp8, Model>(c, chunks, cursor, r0, runs, in, sum);
-                if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4)
-                    multiply_runs<WeightMxfp4, Model>(c, chunks, cursor, r0, runs, in, sum);
-                if (Model::USES_F32 && op == RUN_LINEAR_F32)
-                    multiply_runs<WeightF32, Model>(c, chunks, cursor, r0, runs, in, sum);
+                const uint32_t runs = min(warp_runs - r0, HELD);
+                auto multiply = [&](auto weight) {
+                    using Weight = decltype(weight);
+                    if constexpr (Model::REGULAR)
+                        multiply_whole<Weight, Model>(
+                            c, chunks, step, cursor.chunk + first_chunk + r0 * step.run_chunks,
+                            cursor.place * strip_bytes + first_offset + r0 * step.run_bytes, run, runs, in, sum);
+                    else
+                        multiply_runs<Weight, Model>(c, chunks, cursor, r0, runs, in, sum);
+                };
+                if (Model::USES_BF16 && op == RUN_LINEAR_BF16) multiply(WeightBf16());
+                if (Model::USES_FP8 && op == RUN_LINEAR_FP8) multiply(WeightFp8());
+                if (Model::USES_MXFP4 && op == RUN_LINEAR_MXFP4) multiply(WeightMxfp4());
+                if (Model::USES_F32 && op == RUN_LINEAR_F32) multiply(WeightF32());
             }
             if (!ready) c.wait_ready(), ready = true;
             if (strip >= strips) break;
-            cursor.advance(step, COMPUTE_WARPS >> log2_of(step.warps_k));
-            if (Model::DIRECT && step.direct) {
+            cursor.advance(chunks_of_strip, strips_of_chunk, lanes);
+            if (Model::DIRECT && direct) {
                 store_direct(c, strip, sum);
                 continue;
             }
-            const uint32_t n = at.first_strip + strip, place = n % STRIP_SLOTS;
+            const uint32_t n = first_strip + strip, place = n % STRIP_SLOTS;
             barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
-            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][c.warp & (step.warps_k - 1)]) + lane_id();
+            float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
-            warp_arrive(shared_address(&c.s->strip_full[place]), COMPUTE_WARPS >> log2_of(step.warps_k));
+            warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
         }
-        while (chunks.next < at.chunks) chunks.release(c);
-        if (Model::DIRECT && step.direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
+        while (chunks.next < all_chunks) chunks.release(c);
+        if (Model::DIRECT && direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         c.leave();
         c.wait_posted();
         if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;

@@ -10,6 +10,7 @@
 #include "steps.h"
 
 enum {
+    COMPUTE_FIRST = 4, // warp
     COMPUTE_WARPS = 8,
     FINISHERS = 4,
     SLOTS = 4,
@@ -123,6 +124,10 @@ struct Waiter {
         EngineReport &r = mine();
         r.instance = instance, r.step = step, r.lo = lo, r.hi = hi;
     }
+    // Of a compute warp: its slot. A store alone, since it is on the way of every task.
+    DEVICE void at_place(uint32_t place) const {
+        if (lane_id() == 0) mine().lo = (int)place;
+    }
     DEVICE void round(uint32_t number) const {
         if (lane_id() == 0) mine().round = number;
     }
@@ -168,8 +173,13 @@ DEVICE void report_all(const Waiter &w) {
         if (from->kind == 0 && (warp == 2 || warp == 3)) continue; // they wait for the host and for time
         const uint32_t kind = from->kind ? from->kind : WAITER_RING;
         to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
-        to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi,
-        to->round = from->round;
+        if (warp >= COMPUTE_FIRST && warp < COMPUTE_FIRST + COMPUTE_WARPS) {
+            const Instruction &at = w.s->slots[from->lo].at;
+            to->instance = at.instance, to->step = at.body_step, to->lo = at.lo, to->hi = at.hi, to->round = at.round;
+        } else {
+            to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi;
+            to->round = from->round;
+        }
         to->group = from->group, to->want = from->want, to->have = from->have, to->timed_out = from->timed_out;
         __threadfence_system();
         to->kind = kind;

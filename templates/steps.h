@@ -50,6 +50,9 @@ typedef struct EngineStep {
     uint32_t direct;         // the compute warps themselves store what a strip comes to
     uint32_t input;          // kernel step that reads the same inputs with the same norm: itself, or one before it
     uint32_t chunk_blocks, chunks_of_strip, strips_of_chunk;
+    // Where every warp has whole runs, and as many: from one of its runs to the next, chunks and bytes within a chunk;
+    // and the chunk of its first one, four bits a warp.
+    uint32_t regular, run_chunks, run_bytes, first_chunks;
     uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
     uint32_t slot, norm_slot;                // SLOT_COUNT: none
     uint32_t item_bytes;                     // an expert's share of its slot

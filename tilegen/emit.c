@@ -23,7 +23,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     bool uses[4] = {false};
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
-    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false;
+    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false, regular = true;
     uint32_t run = (uint32_t)geometry_run(c->plan), held = run, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
@@ -31,6 +31,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
         uses[s->op] = true;
         direct |= s->direct;
         ragged |= s->k % BLOCK_K != 0;
+        regular &= s->regular;
         if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
     text_printf(t, "struct Model {\n");
@@ -48,6 +49,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
     flag(t, "RAGGED", ragged);
+    flag(t, "REGULAR", regular);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));

@@ -89,6 +89,19 @@ static void out_to(const Making *k, EngineStep *s, const char *name) {
 }
 static uint32_t offset_of(const Making *k, const char *name) { return kernel_place(k->steps, k->c->prog, name).offset; }
 
+// Where a warp's runs lie, if they are whole.
+static void step_runs(EngineStep *s, const Geometry *g) {
+    int units = g->blocks * 4 / g->unit, stride = g->warps_k * g->run, runs = units / stride;
+    bool one = g->chunks_of_strip == 1;
+    s->regular = g->unit == 4 && runs * stride == units && (one || runs == 1 || stride % g->chunk_blocks == 0) &&
+                 (one || g->chunk_blocks % g->run == 0);
+    if (!s->regular) return;
+    s->run_chunks = one ? 0 : (uint32_t)(stride / g->chunk_blocks);
+    s->run_bytes = one ? (uint32_t)(stride * g->block_bytes) : 0;
+    for (int warp = 0; warp < g->warps_k && !one; warp++)
+        s->first_chunks |= (uint32_t)(warp * g->run / g->chunk_blocks) << 4 * warp;
+}
+
 // Weights, norm and ends of a linear op.
 static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, uint32_t slot, uint32_t norm,
                         uint32_t finish) {
@@ -105,6 +118,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     s->warps_k = (uint32_t)g.warps_k, s->run = (uint32_t)g.run;
     s->warp_runs = (uint32_t)((g.warp_units + g.run - 1) / g.run);
     s->direct = g.direct;
+    step_runs(s, &g);
     s->chunk_blocks = (uint32_t)g.chunk_blocks, s->chunks_of_strip = (uint32_t)g.chunks_of_strip,
     s->strips_of_chunk = (uint32_t)g.strips_of_chunk;
     s->strip_outputs = (uint32_t)g.strip_outputs;

@@ -109,11 +109,20 @@ static void place_bf16(const uint8_t *in, int g, int half, uint8_t *out) {
 }
 static void place_fp8(const uint8_t *in, int g, int half, uint8_t *out) {
     for (int t = 0; t < 4; t++)
-        for (int k = 0; k < 4; k++, in += 8) memcpy(out + (4 * g + t) * 16 + 512 * k + 8 * half, in, 8);
+        for (int k = 0; k < 8; k++, in += 4) {
+            uint8_t *at = out + (4 * g + t) * 16 + 512 * (k / 2) + 8 * half + 4 * (k % 2);
+            at[0] = in[2], at[1] = in[0], at[2] = in[3], at[3] = in[1];
+        }
 }
 static void place_f32(const uint8_t *in, int g, int half, uint8_t *out) {
-    for (int t = 0; t < 4; t++)
-        for (int k = 0; k < 8; k++, in += 16) memcpy(out + (4 * g + t) * 16 + 1024 * k + 512 * half, in, 16);
+    uint16_t term[2][BLOCK_K];
+    for (int i = 0; i < BLOCK_K; i++) {
+        float v;
+        memcpy(&v, in + 4 * i, 4);
+        term[0][i] = float_to_bf16(v);
+        term[1][i] = float_to_bf16(v - bf16_to_float(term[0][i]));
+    }
+    for (int i = 0; i < 2; i++) place_bf16((const uint8_t *)term[i], g, half, out + i * BF16_BLOCK);
 }
 static void place_mxfp4(const Codes *codes, const uint8_t *in, int g, int half, uint8_t *out) {
     out += 4 * g * 16 + 512 * half;

@@ -211,11 +211,11 @@ template <class Model> struct Held {
 struct Cursor {
     uint32_t chunk, place;
     DEVICE void begin() { chunk = place = 0; }
-    DEVICE void advance(uint32_t chunks_of_strip, uint32_t strips_of_chunk, uint32_t strips) { // `strips` on
-        if (chunks_of_strip > 1)
-            chunk += strips * chunks_of_strip;
+    DEVICE void advance(const EngineStep &step, uint32_t strips) { // `strips` on
+        if (step.chunks_of_strip > 1)
+            chunk += strips * step.chunks_of_strip;
         else
-            for (place += strips; place >= strips_of_chunk; place -= strips_of_chunk) chunk++;
+            for (place += strips; place >= step.strips_of_chunk; place -= step.strips_of_chunk) chunk++;
     }
 };
 
@@ -244,28 +244,24 @@ static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor
     }
 }
 
-// The same where every warp has whole runs, and as many (EngineStep.regular): straight code, nothing to choose. A
-// prediction of each block costs as much as half its products. `offset`: of the warp's first run in its chunk.
+// The same where every warp has whole runs, and as many (EngineStep.regular). `offset`: of the warp's first run in its
+// chunk.
 template <class Weight, class Model>
 static DEVICE void multiply_whole(Compute &c, Chunks<Model> &chunks, const EngineStep &step, uint32_t chunk,
                                   uint32_t offset, uint32_t run, uint32_t runs, const Held<Model> &in,
                                   float (&sum)[2][4]) {
     constexpr int UNIT = Model::UNIT, RUN = Model::RUN;
-    const uint32_t chunk_step = step.run_chunks, step_bytes = step.run_bytes;
+#pragma unroll 1
+    for (uint32_t i = 0; i < runs * RUN; i += RUN) {
+        const uint32_t at = chunks.seek(c, chunk) + offset;
 #pragma unroll
-    for (int r = 0; r < Model::HELD_UNITS / RUN; r++) {
-        if (r >= (int)runs) break;
-        const uint32_t at = chunks.seek(c, chunk + r * chunk_step) + offset + r * step_bytes;
-        if (r > 0 || run == RUN) {
-#pragma unroll
-            for (int j = 0; j < RUN; j++)
-                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, in.x[r * RUN + j]);
-        } else { // few inputs
-#pragma unroll
-            for (int j = 0; j + 1 < RUN; j++)
-                if (j == 0 || j < (int)run)
-                    Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, in.x[j]);
+        for (int j = 0; j < RUN; j++) {
+            if (j > 0 && j >= (int)opaque(run)) break; // opaque: a block's inputs are not chosen before its turn
+            Inputs<Model::WIDE> x[UNIT];
+            in.choose<RUN>(opaque(i), j, x);
+            Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, x);
         }
+        chunk += step.run_chunks, offset += step.run_bytes;
     }
 }
 
@@ -309,11 +305,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
         const Slot &slot = c.slot();
         const EngineStep &step = slot.step;
         const Instruction &at = slot.at;
-        const uint32_t strips = at.strips, op = step.op, input = at.input, all_chunks = at.chunks,
-                       first_strip = at.first_strip, norm_slot = step.norm_slot, warp_runs = step.warp_runs,
-                       run = step.run, warps_k = step.warps_k, direct = step.direct,
-                       chunks_of_strip = step.chunks_of_strip, strips_of_chunk = step.strips_of_chunk,
-                       strip_bytes = step.strip_bytes;
+        const uint32_t strips = at.strips, op = step.op, input = at.input, first_strip = at.first_strip,
+                       norm_slot = step.norm_slot, warp_runs = step.warp_runs, run = step.run, warps_k = step.warps_k;
         Chunks<Model> chunks;
         chunks.begin(at);
         const uint32_t kw = c.warp & (warps_k - 1), warps_k_log = log2_of(warps_k), lanes = COMPUTE_WARPS >> warps_k_log,
@@ -323,7 +316,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
         Cursor cursor;
         cursor.begin();
-        cursor.advance(chunks_of_strip, strips_of_chunk, lane_strip);
+        cursor.advance(step, lane_strip);
         bool ready = held && input == have;
         if (ready) {
             c.wait_ready();
@@ -358,7 +351,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     if constexpr (Model::REGULAR)
                         multiply_whole<Weight, Model>(
                             c, chunks, step, cursor.chunk + first_chunk + r0 * step.run_chunks,
-                            cursor.place * strip_bytes + first_offset + r0 * step.run_bytes, run, runs, in, sum);
+                            cursor.place * step.strip_bytes + first_offset + r0 * step.run_bytes, run, runs, in, sum);
                     else
                         multiply_runs<Weight, Model>(c, chunks, cursor, r0, runs, in, sum);
                 };
@@ -369,8 +362,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
             }
             if (!ready) c.wait_ready(), ready = true;
             if (strip >= strips) break;
-            cursor.advance(chunks_of_strip, strips_of_chunk, lanes);
-            if (Model::DIRECT && direct) {
+            cursor.advance(step, lanes);
+            if (Model::DIRECT && step.direct) {
                 store_direct(c, strip, sum);
                 continue;
             }
@@ -381,8 +374,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
         }
-        while (chunks.next < all_chunks) chunks.release(c);
-        if (Model::DIRECT && direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
+        while (chunks.next < at.chunks) chunks.release(c);
+        if (Model::DIRECT && step.direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         c.leave();
         c.wait_posted();
         if (c.slot().step.op > RUN_LINEAR_F32 || c.slot().at.skip) return;

@@ -37,6 +37,13 @@ SYNTHETIC uint32_t fill_half(float value) { // bf16, to nearest even
     const uint32_t bits = fill_float(value);
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
 }
+SYNTHETIC float fill_value_of(uint32_t half) {
+    union {
+        uint32_t bits;
+        float value;
+    } u = {half << 16};
+    return u.value;
+}
 SYNTHETIC uint32_t fill_e4m3(float value) { // at most 448 in size
     const uint32_t sign = value < 0 ? 0x80 : 0;
     const float size = value < 0 ? -value : value;
@@ -62,12 +69,22 @@ SYNTHETIC void fill_bf16(const EngineFill *f, uint32_t strip, uint32_t k, uint32
         if (at + 1 < f->cols) out[w] |= fill_half(fill_value(f, (uint32_t)(bits >> 32))) << 16;
     }
 }
+// A block of bf16, and one of what is left: the same random numbers.
 SYNTHETIC void fill_f32(const EngineFill *f, uint32_t strip, uint32_t k, uint32_t q, uint64_t index, uint32_t *out) {
-    const uint32_t lane = q & 31, r = (lane >> 2) + 8 * (q >> 5 & 1), input = k + 32 * (lane & 3) + 4 * (q >> 6);
-    for (uint32_t w = 0; w < 4; w++)
-        out[w] = fill_row(f, strip, r) && input + w < f->cols
-                     ? fill_float(fill_value(f, (uint32_t)fill_bits(f->key, index + w)))
-                     : 0;
+    const uint32_t pieces = BF16_BLOCK / 16, left = q >= pieces;
+    q -= left * pieces, index -= left * pieces * FILL_CALLS;
+    const uint32_t lane = q & 31, g = lane >> 2, input = k + 32 * (lane & 3) + 4 * (q >> 5);
+    for (uint32_t w = 0; w < 4; w++) {
+        const uint64_t bits = fill_bits(f->key, index + w);
+        out[w] = 0;
+        if (!fill_row(f, strip, g + 8 * (w & 1))) continue;
+        for (uint32_t i = 0; i < 2; i++) {
+            const float value = fill_value(f, (uint32_t)(bits >> 32 * i));
+            const uint32_t half = fill_half(value);
+            if (input + (w & 2) + i < f->cols)
+                out[w] |= (left ? fill_half(value - fill_value_of(half)) : half) << 16 * i;
+        }
+    }
 }
 SYNTHETIC void fill_fp8(const EngineFill *f, uint32_t strip, uint32_t k, uint32_t q, uint64_t index, uint32_t *out) {
     if (q == 128) { // factors of the block's two halves
@@ -84,7 +101,8 @@ SYNTHETIC void fill_fp8(const EngineFill *f, uint32_t strip, uint32_t k, uint32_
         if (!fill_row(f, strip, g + 8 * (w >> 1))) continue;
         for (uint32_t i = 0; i < 4; i++) {
             const uint32_t bits = (uint32_t)(fill_bits(f->key, index + 2 * w + i / 2) >> 32 * (i & 1));
-            if (input + 4 * (w & 1) + i < f->cols) out[w] |= fill_e4m3(fill_noise(bits) * FILL_FP8_STD) << 8 * i;
+            const uint32_t byte = 0x2031 >> 4 * i & 3; // 1, 3, 0, 2
+            if (input + 4 * (w & 1) + i < f->cols) out[w] |= fill_e4m3(fill_noise(bits) * FILL_FP8_STD) << 8 * byte;
         }
     }
 }

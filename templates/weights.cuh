@@ -33,11 +33,12 @@ struct WeightBf16 {
 
 struct WeightFp8 {
     enum { BYTES = FP8_BLOCK, MOST_RUN = 8 };
-    // Bytes `which` (0x1404: the low two, 0x3424: the high two) as bf16: e4m3's exponent has a bias of 7, bf16's of
-    // 127.
-    static DEVICE uint32_t widen(uint32_t codes, uint32_t which) {
-        uint32_t v = permute(codes, 0, which);
-        return bf16_mul2((v & 0x80008000u) | ((v >> 4) & 0x07F007F0u), 0x7B807B80u); // times 2^120
+    // Bytes 1 and 3, or 0 and 2, as bf16: e4m3's exponent has a bias of 7, bf16's of 127, so times 2^120.
+    static DEVICE uint32_t odd(uint32_t q) {
+        return bf16_mul2((q & 0x80008000u) | ((q >> 4) & 0x07F007F0u), 0x7B807B80u);
+    }
+    static DEVICE uint32_t even(uint32_t q) {
+        return bf16_mul2(((q << 8) & 0x80008000u) | ((q << 4) & 0x07F007F0u), 0x7B807B80u);
     }
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
@@ -47,10 +48,8 @@ struct WeightFp8 {
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
             const Quad q = shared_quad(at + u * 512);
-            product<WIDE>(part[0], part[1], widen(q.x, 0x1404), widen(q.z, 0x1404), widen(q.x, 0x3424),
-                          widen(q.z, 0x3424), x[u], 0);
-            product<WIDE>(part[1], part[0], widen(q.y, 0x1404), widen(q.w, 0x1404), widen(q.y, 0x3424),
-                          widen(q.w, 0x3424), x[u], 2);
+            product<WIDE>(part[0], part[1], odd(q.x), odd(q.z), even(q.x), even(q.z), x[u], 0);
+            product<WIDE>(part[1], part[0], odd(q.y), odd(q.w), even(q.y), even(q.w), x[u], 2);
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -92,48 +91,13 @@ struct WeightMxfp4 {
     }
 };
 
-// A float's 24 bits are three bf16's, exactly: three products, nothing lost. Where inputs are bf16 two are enough: what
-// is left over is 2^-16 of the weight.
+// A float as two bf16: 16 of its 24 bits, as of the inputs where these are WIDE.
 struct WeightF32 {
-    enum { BYTES = F32_BLOCK, MOST_RUN = 1 }; // much code
-    static DEVICE void split(uint32_t a, uint32_t b, uint32_t (&part)[3]) {
-#pragma unroll
-        for (int i = 0; i < 3; i++) {
-            part[i] = permute(a, b, 0x7632);
-            a = __float_as_uint(__uint_as_float(a) - __uint_as_float(a & 0xFFFF0000u));
-            b = __float_as_uint(__uint_as_float(b) - __uint_as_float(b & 0xFFFF0000u));
-        }
-    }
+    enum { BYTES = F32_BLOCK, MOST_RUN = 8 };
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        constexpr int PARTS = WIDE ? 3 : 2;
-        float part[PARTS][2][4] = {};
-        at += (UNIT == 1 ? first : 0) * 2048 + lane_id() * 16;
-#pragma unroll 1
-        for (int u = 0; u < UNIT; u++) { // one quarter's code for all
-            Inputs<WIDE> in = x[0];
-#pragma unroll
-            for (int n = 1; n < UNIT; n++)
-#pragma unroll
-                for (int w = 0; w < 4; w++) in.x[w] = opaque(u) == n ? x[n].x[w] : in.x[w];
-#pragma unroll
-            for (int s = 0; s < 2; s++) {
-                const Quad a = shared_quad(at + s * 1024), b = shared_quad(at + s * 1024 + 512);
-                uint32_t a01[3], a23[3], b01[3], b23[3];
-                split(a.x, a.y, a01), split(a.z, a.w, a23), split(b.x, b.y, b01), split(b.z, b.w, b23);
-#pragma unroll
-                for (int i = 0; i < PARTS; i++)
-                    product<WIDE>(part[i][s], part[i][s], a01[i], b01[i], a23[i], b23[i], in, 2 * s);
-            }
-            at += 2048;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float all = 0;
-#pragma unroll
-            for (int n = PARTS - 1; n >= 0; n--) all += part[n][0][i] + part[n][1][i];
-            sum[0][i] += all;
-        }
+        WeightBf16::multiply<WIDE, UNIT>(sum, at, first, x);
+        WeightBf16::multiply<WIDE, UNIT>(sum, at + BF16_BLOCK, first, x);
     }
 };
 #endif

@@ -69,7 +69,8 @@ static void check_row(const Matrix *m, int row, const uint8_t *packed, int to) {
     if (row >= 0) matrix_decode(m, row, 0, m->cols, want);
     for (int col = 0; col < padded; col++) {
         float got = unpack(m->dtype, packed, m->cols, to, col);
-        CHECK(got == want[col], "%s row %d column %d: %g, not %g", dtype_name(m->dtype), row, col, (double)got,
+        double most = m->dtype == DTYPE_F32 ? fabs((double)want[col]) * 0x1p-17 + 0x1p-133 : 0; // two bf16
+        CHECK(fabs((double)got - (double)want[col]) <= most, "%s row %d column %d: %g, not %g", dtype_name(m->dtype), row, col, (double)got,
               (double)want[col]);
     }
 }

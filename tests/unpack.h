@@ -19,9 +19,16 @@ static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row
     case DTYPE_BF16: // product k / 4; a lane: rows g and g + 8 of inputs 0,1, then of inputs 2,3
         memcpy(&bits, at + k / 4 * 512 + lane * 16 + k % 4 / 2 * 8 + half * 4 + k % 2 * 2, 2);
         return bf16_to_float(bits);
-    case DTYPE_F32: memcpy(&out, at + k / 4 * 1024 + half * 512 + lane * 16 + k % 4 * 4, 4); return out;
+    case DTYPE_F32: // two blocks of bf16
+        out = 0;
+        for (int i = 0; i < 2; i++) {
+            memcpy(&bits, at + i * 4096 + k / 4 * 512 + lane * 16 + k % 4 / 2 * 8 + half * 4 + k % 2 * 2, 2);
+            out += bf16_to_float(bits);
+        }
+        return out;
     case DTYPE_FP8: {
-        int byte = at[k / 8 * 512 + lane * 16 + half * 8 + k % 8], exponent = byte >> 3 & 15, mantissa = byte & 7;
+        static const int place[4] = {1, 3, 0, 2};
+        int byte = at[k / 8 * 512 + lane * 16 + half * 8 + k % 8 / 4 * 4 + place[k % 4]], exponent = byte >> 3 & 15, mantissa = byte & 7;
         float factor, value = exponent ? ldexpf(1 + (float)mantissa / 8, exponent - 7) : ldexpf((float)mantissa, -9);
         memcpy(&factor, at + 2048 + 4 * half, 4);
         if (exponent == 15 && mantissa == 7) value = NAN;

@@ -61,7 +61,7 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     int fit = plan->sched->page_bytes / g.block_bytes; // blocks that fit into a page
     if (fit < 1) fit = 1;
     g.run = g.warp_units < geometry_run(plan) ? g.warp_units : geometry_run(plan);
-    int whole = g.unit == 1 || g.dtype == DTYPE_F32 ? 1 : g.run; // chunks are made of runs
+    int whole = g.unit == 1 ? 1 : g.run; // chunks are made of runs
     if (fit < whole) fit = whole;                                // steps.c says that the page is too small
     g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;

@@ -232,8 +232,8 @@ typedef struct EngineState {
 
 // Several ranks: behind the buffers of each rank's slab, where its peers write. Zero at first.
 typedef struct EngineMeeting {
-    // Of round r at r mod 2, a rank each: (r + 1) << 32 | digest of what the round came to << 1 | whether the request is
-    // to be given up, which rank 0 says. Looked at when the next round ends.
+    // Of round r at r mod 2, a rank each: (r + 1) << 32 | digest of what the round came to << 1 | whether the request
+    // is to be given up, which rank 0 says. Looked at when the next round ends.
     uint64_t word[2][ENGINE_RANKS];
     uint32_t abort[32]; // the first: all are to end
     uint32_t greeting;  // while opening: 1 + rank

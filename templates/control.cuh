@@ -155,12 +155,11 @@ template <class Model> struct Control {
         const int lane = lane_id();
         value = (value + lane * 0x9E3779B1u) * 0x85EBCA77u;
         value = (value ^ value >> 15) * 0xC2B2AE3Du;
-        const uint32_t digest = __reduce_xor_sync(~0u, value ^ value >> 13) | 1u << 31;
-        const uint64_t word = (uint64_t)(round + 1) << 32 | (digest << 1 | (cancel & 1));
+        const uint32_t digest = __reduce_xor_sync(~0u, value ^ value >> 13);
+        const uint64_t word = (uint64_t)(round + 1) << 32 | (digest << 1 | cancel);
         if (lane < Model::RANKS)
-            store_relaxed_system(pointer<EngineMeeting>(p->peers[lane] + (p->meeting - p->slab))->word[round % 2] +
-                                     p->rank,
-                                 word);
+            store_relaxed_system(
+                pointer<EngineMeeting>(p->peers[lane] + (p->meeting - p->slab))->word[round % 2] + p->rank, word);
         __syncwarp();
     }
 
@@ -226,7 +225,7 @@ template <class Model> struct Control {
             if (!meets()) serving->cancelled = cancelled;
         }
         if (meets())
-            tell_ranks(lane < ENGINE_ROWS         ? lane < count ? choice : 0
+            tell_ranks(lane < ENGINE_ROWS        ? lane < count ? choice : 0
                        : lane == ENGINE_ROWS     ? start
                        : lane == ENGINE_ROWS + 1 ? accepted
                                                  : count,
@@ -238,7 +237,7 @@ template <class Model> struct Control {
     // A slice into every rank's inbox: 4-byte or 2-byte elements, and best tokens. Four loads at a time.
     DEVICE void push(const EngineStep &step, const Instruction &at) {
         using Act = Activations<Model::WIDE>;
-        const uint32_t element = step.k; // bytes
+        const uint32_t element = step.k;                  // bytes
         const int before = (int)(p->rank * step.outputs); // elements of a row that other ranks have
         const int width = at.hi - at.lo, count = element ? width * at.rows : 0;
         auto offset = [&](int i, uint32_t row_bytes, int before) {
@@ -303,7 +302,8 @@ template <class Model> struct Control {
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             uint32_t since = 0;
-            for (uint32_t n = 1; !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
+            for (uint32_t n = 1;
+                 !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
                 if ((n & 255) == 0)
                     watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
                 if ((n & 1023) == 0 && worker_id() == 0) host_aborts();

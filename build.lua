@@ -31,3 +31,5 @@ target "mimo-rank/h200"           { model = "models/mimo-rank.yaml", schedule = 
 target "mimo-rank/h100-sxm"       { model = "models/mimo-rank.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm" }
 target "mimo-v2.6-flash/h200-tp2" { model = "models/mimo-v2.6-flash.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }
 target "mimo-v2.6-flash/h100-sxm-tp2" { model = "models/mimo-v2.6-flash.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 2 }
+target "mimo-half/h200-tp2"       { model = "models/mimo-half.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }
+target "mimo-half/h100-sxm-tp2"   { model = "models/mimo-half.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 2 }

@@ -118,7 +118,7 @@ Exit gpu_give_up(Gpu *gpu, const char *what) {
     bool left = !gpu->launched || gpu_leaves(gpu, ABORT_PATIENCE);
     Exit code = first ? ranks_autopsy(gpu, what, left) : autopsy(gpu, what, left);
     if (gpu->ranks && !first) ranks_leave(gpu->ctx, gpu->ranks, code); // and the driver takes back what it had
-    if (gpu->ranks) ranks_end(gpu->ranks, 0);
+    if (gpu->ranks) ranks_kill(gpu->ranks);
     gpu_release(gpu);
     return code;
 }

@@ -6,7 +6,7 @@
 enum { MEET_SECONDS = 0 }; // for ever: another rank may read its weights from a slow disk; a dead one is noticed
 #define LEAVE_SECONDS 2.0
 #define ABORT_SECONDS 0.3
-#define DONE_SECONDS  1.0
+#define DONE_SECONDS  0.7
 
 static bool ok(Gpu *gpu, int result, const char *tried) { return cuda_ok(gpu->ctx, gpu->cuda, result, tried); }
 static bool first(const Gpu *gpu) { return ranks_self(gpu->ranks) == 0; }
@@ -123,7 +123,7 @@ Exit gpu_ranks_done(Gpu *gpu) {
                    (unsigned long long)gpu->digest, (unsigned long long)digests[rank], rank);
         diag_help(gpu->ctx, "--host runs the same Prog on the host executor");
         gpu->dead = true;
-        ranks_end(gpu->ranks, 0);
+        ranks_kill(gpu->ranks);
         gpu_release(gpu);
         return EXIT_VERIFY;
     }

@@ -403,9 +403,9 @@ int main(int argc, char **argv) {
     else
         fputs("error[E0001]: out of memory\n", stderr);
     interrupted_session = NULL;
-    bool left = session && tr_gpus(session) > 1 && code != 0 && code != 130;
+    bool several = session && tr_gpus(session) > 1;
     tr_close(session);
     fflush(NULL);
-    if (left) _exit(code); // a thread of NCCL may still wait for a rank that has gone
+    if (several) _exit(code); // a thread of NCCL may still wait for a rank that has gone
     return code;
 }

@@ -72,6 +72,7 @@ Nccl *nccl_open(Ctx *ctx, const char *path) {
     // so they find each other without a network.
     setenv("NCCL_NVLS_ENABLE", "0", 1);
     setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+    setenv("NCCL_RAS_ENABLE", "0", 0); // a service that nobody asks
     const char *name = NULL;
     void *library = open_library(ctx, path, &name);
     if (!library) {

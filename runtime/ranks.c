@@ -208,11 +208,15 @@ static void await_end(Ranks *ranks, double seconds) {
     }
 }
 
+void ranks_kill(Ranks *ranks) {
+    for (int i = 1; ranks->self == 0 && i < ranks->count; i++)
+        if (!ended(&ranks->peer[i])) kill(ranks->peer[i].pid, SIGKILL);
+}
+
 void ranks_end(Ranks *ranks, double seconds) {
     if (!ranks || ranks->self != 0) return;
     if (ranks->closing) await_end(ranks, seconds);
-    for (int i = 1; i < ranks->count; i++)
-        if (ranks->peer[i].pid > 0) kill(ranks->peer[i].pid, SIGKILL);
+    ranks_kill(ranks);
     await_end(ranks, KILL_PATIENCE);
 }
 

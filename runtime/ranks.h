@@ -49,6 +49,8 @@ _Noreturn void ranks_leave(Ctx *ctx, Ranks *ranks, Exit code);
 int ranks_gone(Ctx *ctx, Ranks *ranks, double seconds);
 // Rank 0: reports what processes that failed have said. The exit code of the first, EXIT_OK: there is none.
 Exit ranks_failures(Ctx *ctx, Ranks *ranks);
+// Rank 0: ends the processes, and does not wait until they have.
+void ranks_kill(Ranks *ranks);
 // Rank 0: waits for the processes to end, where they have been told to (RANK_CLOSE), `seconds` at most; then ends them.
 // May be called twice, and with NULL, as ranks_free.
 void ranks_end(Ranks *ranks, double seconds);

@@ -125,6 +125,11 @@ template <bool FAR> DEVICE uint32_t load_counter(const uint32_t *at) {
     return FAR ? load_acquire_system(at) : load_acquire(at);
 }
 // Words that say all they have to say by themselves.
+DEVICE uint32_t load_relaxed_system(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
 DEVICE uint64_t load_relaxed_system(const uint64_t *at) {
     uint64_t v;
     asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");

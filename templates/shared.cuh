@@ -181,7 +181,8 @@ DEVICE void report_all(const Waiter &w) {
 // their records to the host. It outlives the copies on their way into the block's shared memory. A block of each rank
 // tells the other ranks.
 template <class Model> DEVICE void report_role(const Waiter &w) {
-    while (!load_counter<(Model::RANKS > 1)>(pointer<uint32_t>(w.p->abort))) {
+    const uint32_t *abort = pointer<uint32_t>(w.p->abort);
+    while (!(Model::RANKS > 1 ? load_relaxed_system(abort) : load_relaxed(abort))) {
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
         __nanosleep(20000);
     }

@@ -3,6 +3,7 @@
 #include "demo.h"
 #include "fake_bundle.h"
 #include "fake_session.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -32,14 +33,18 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-// The first child of a process, or 0.
+// A child of a process, or 0.
 static pid_t child_of(pid_t parent) {
-    char path[100];
-    int child = 0;
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)parent, (int)parent);
-    FILE *f = fopen(path, "r");
-    if (f && fscanf(f, "%d", &child) != 1) child = 0;
-    if (f) fclose(f);
+    char path[300];
+    int child = 0, of;
+    DIR *all = opendir("/proc");
+    for (struct dirent *entry; all && !child && (entry = readdir(all));) {
+        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+        FILE *f = *entry->d_name >= '0' && *entry->d_name <= '9' ? fopen(path, "r") : NULL;
+        if (f && fscanf(f, "%d (%*[^)]) %*c %d", &child, &of) == 2 && of != (int)parent) child = 0;
+        if (f) fclose(f);
+    }
+    if (all) closedir(all);
     return child;
 }
 static bool alive(pid_t pid) {

@@ -13,7 +13,7 @@ fi
 B=build/demo-$sku-tp2.bundle W="--weights models/demo"
 G="timeout -k 5 60 build/tilerun generate $B --gpus 2 $W --prompt"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-echo "NCCL: ${TILERUN_NCCL:-on the loader's path}"
+echo "NCCL: ${TILERUN_NCCL:-found by the loader}"
 now() { date +%s.%N; }
 since() { echo "$(now) $1" | awk '{printf "%.2f", $1 - $2}'; }
 # What is left of the ranks, after a moment for the driver.
@@ -43,7 +43,7 @@ strike() { # signal, rank, seconds
     build/tilerun generate $B --gpus 2 $W --prompt 'def main():' --max-tokens 2000 --no-draft >/tmp/text 2>/tmp/struck.err & pid=$!
     exec 5</tmp/text
     read -r -n 1 -t 60 -u 5
-    other=$(cat /proc/$pid/task/$pid/children)
+    other=$(pgrep -P $pid || cat /proc/$pid/task/$pid/children)
     (cat <&5 >/dev/null) & reader=$!
     sleep $3
     begun=$(now)

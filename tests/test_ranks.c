@@ -41,7 +41,7 @@ static pid_t child_of(pid_t parent) {
     for (struct dirent *entry; all && !child && (entry = readdir(all));) {
         snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
         FILE *f = *entry->d_name >= '0' && *entry->d_name <= '9' ? fopen(path, "r") : NULL;
-        if (f && fscanf(f, "%d (%*[^)]) %*c %d", &child, &of) == 2 && of != (int)parent) child = 0;
+        if (f && (fscanf(f, "%d (%*[^)]) %*c %d", &child, &of) != 2 || of != (int)parent)) child = 0;
         if (f) fclose(f);
     }
     if (all) closedir(all);

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # What is claimed of an engine on two GPUs, on the GPUs at hand: `tests/gpu/ranks.sh` after `make all build/tests/test_gpu` and
-#   tilegen build demo/SKU-tp2 -o build
+#   tilegen build demo/SKU-tp2 -o build, and where wanted tilegen build mimo-half/SKU-tp2 -o build;
+#   tilegen dump demo/SKU-tp2 --after=prog | sed '0,/ wait attn\.w\[0\]>=[0-9]*/s//&9/' >never.prog (a wait that is never met);
+#   tilegen build demo/SKU-tp2 --prog never.prog --no-prove -o build/broken
 # TILERUN_NCCL names NCCL's library where it is in no usual place. NCCL_DEBUG=WARN says why ranks do not meet.
 export BUILD=build ROOT=. GPU_RANKS=2 GPU_ROUNDS=${GPU_ROUNDS:-3000} NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 export NCCL_NVLS_ENABLE=0 NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-/tmp/nccl.%p}
@@ -68,9 +70,22 @@ echo "== interrupted in a round"
 for delay in 0.01 0.04; do strike INT 0 $delay; done
 $G 'def main():' --max-tokens 64 2>/dev/null | cmp - /tmp/first.host && echo "the next run gives the host's text"
 left
+echo "== a wait that is never met"
+if bundle=build/broken/demo-$sku-tp2.bundle && [ -e $bundle ]; then
+    begun=$(now)
+    timeout -k 5 30 build/tilerun generate $bundle --gpus 2 $W --prompt 'def main():' --max-tokens 8 >/tmp/never.err 2>&1; code=$?
+    echo "exit $code within $(since $begun) s, loading included"
+    grep -E '^(error|help)' /tmp/never.err | cut -c1-200 | sed 's/^/   /'
+    grep -E '^note' /tmp/never.err | head -3 | cut -c1-200 | sed 's/^/   /'
+    left
+fi
 echo "== bench"
 for i in 1 2; do timeout -k 5 60 build/tilerun bench $B --gpus 2 $W --rounds 200 2>&1 | head -1; done
 timeout -k 5 60 build/tilerun bench $B --gpus 2 $W --rounds 200 --no-draft 2>&1 | head -1
 timeout -k 5 60 build/tilerun bench $B --gpus 2 synthetic:1 --rounds 200 2>&1 | head -${LINES_OF_BENCH:-40}
 timeout -k 5 60 build/tilerun bench $B --rank 0 --alone synthetic:1 --rounds 200 2>&1 | head -1
+if bundle=build/mimo-half-$sku-tp2.bundle && [ -e $bundle ]; then
+    timeout -k 5 100 build/tilerun bench $bundle --gpus 2 synthetic:1 --rounds 200 2>&1 | head -${LINES_OF_BENCH:-40}
+    timeout -k 5 60 build/tilerun bench $bundle --rank 0 --alone synthetic:1 --rounds 200 2>&1 | head -3
+fi
 left

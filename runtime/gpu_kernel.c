@@ -71,7 +71,8 @@ void gpu_release(Gpu *gpu) {
     if (gpu->stream) cuda->stream_free(gpu->stream);
     if (gpu->copies) cuda->stream_free(gpu->copies);
     cuda->context_set(NULL);
-    if (failed) cuda->context_reset(gpu->device.device); // an error of the kernel stays in its context
+    // An error of the kernel stays in its context; but NCCL's threads are in there too, and the process is to end.
+    if (failed && !gpu->ranks) cuda->context_reset(gpu->device.device);
     cuda->context_release(gpu->device.device);
     gpu->host = NULL;
     gpu->logits = NULL;
@@ -149,8 +150,8 @@ Exit gpu_rest(Gpu *gpu) {
     if (gpu->cuda->stream_query(gpu->stream) != CUDA_OK) return gpu_give_up(gpu, "the kernel failed while it was idle");
     gpu->launched = false;
     // Kernels write into each other's buffers: these are cleared when all have ended, and written when all are clear.
-    if (!gpu_meet(gpu)) return gpu_give_up(gpu, NULL);
+    if (!gpu_meet(gpu, REST_PATIENCE)) return gpu_give_up(gpu, NULL);
     if (!clear(gpu) || !ok(gpu, gpu->cuda->stream_wait(gpu->stream), "clearing the device's memory"))
         return EXIT_ENVIRONMENT;
-    return gpu_meet(gpu) ? EXIT_OK : gpu_give_up(gpu, NULL);
+    return gpu_meet(gpu, REST_PATIENCE) ? EXIT_OK : gpu_give_up(gpu, NULL);
 }

@@ -328,6 +328,6 @@ Exit gpu_load(Gpu *gpu) {
         return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
     gpu->figures.ready = gpu_now();
     gpu->figures.weights = gpu->weights->bytes;
-    if (!gpu_meet(gpu)) return gpu_give_up(gpu, NULL);
+    if (!gpu_meet(gpu, 0)) return gpu_give_up(gpu, NULL);
     return (gpu->graph ? gpu_graph_open(gpu) : gpu_launch(gpu)) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

@@ -16,6 +16,7 @@ enum {
     MEMORIES = 8,
 };
 #define RANK_PATIENCE 0.3 // seconds that another rank has to say what happened to it
+#define REST_PATIENCE 3.0 // to end its kernel
 
 // One allocation of the device's memory, by what it is for.
 typedef struct GpuMemory {
@@ -95,9 +96,10 @@ bool gpu_fill_caches(Gpu *gpu);
 // gpu_ranks.c: the buffers as a window that the other ranks write into, and where theirs are. False after reporting.
 bool gpu_window(Gpu *gpu);
 void gpu_window_close(Gpu *gpu);
-// All ranks' GPUs are ready. False after reporting.
-bool gpu_meet(Gpu *gpu);
-// Rank 0: the others are told, and the newest request's end is waited for. False, and an exit code, after reporting.
+// All ranks come here before any goes on; `seconds` 0: rank 0 waits for ever, for one may read its weights from a slow
+// disk. Of rank 0 false when one does not come; who, gpu_give_up says.
+bool gpu_meet(Gpu *gpu, double seconds);
+// Rank 0: the others are told; false when one does not take it. The newest request's end is waited for: an exit code.
 bool gpu_tell(Gpu *gpu, RankWord word);
 bool gpu_tell_request(Gpu *gpu);
 Exit gpu_ranks_done(Gpu *gpu);

@@ -3,7 +3,6 @@
 #include "gpu_parts.h"
 #include <string.h>
 
-enum { MEET_SECONDS = 0 }; // for ever: another rank may read its weights from a slow disk; a dead one is noticed
 #define LEAVE_SECONDS 2.0
 #define ABORT_SECONDS 0.3
 #define DONE_SECONDS  0.7
@@ -48,7 +47,7 @@ static bool greet(Gpu *gpu) {
         !ok(gpu, gpu->cuda->copy_in(own + at, &mine, sizeof mine, gpu->stream), "writing into the window") ||
         !ok(gpu, gpu->cuda->stream_wait(gpu->stream), "writing into the window"))
         return false;
-    if (!gpu_meet(gpu)) return missed(gpu);
+    if (!gpu_meet(gpu, 0)) return missed(gpu);
     for (int rank = 0; rank < gpu->prog->ranks; rank++) {
         uint32_t theirs = 0;
         CudaAddress room = own + at + sizeof mine;
@@ -90,7 +89,7 @@ void gpu_window_close(Gpu *gpu) {
 
 // ---- What rank 0 tells ----
 
-bool gpu_meet(Gpu *gpu) { return !gpu->ranks || ranks_meet(gpu->ranks, MEET_SECONDS); }
+bool gpu_meet(Gpu *gpu, double seconds) { return !gpu->ranks || ranks_meet(gpu->ranks, seconds); }
 
 bool gpu_tell(Gpu *gpu, RankWord word) { return !gpu->ranks || !first(gpu) || ranks_say(gpu->ranks, word, NULL, 0); }
 

@@ -347,6 +347,23 @@ static void the_program(void) {
     code = run(text, SIGKILL, false, &seconds);
     CHECK(code == -1 && seconds < 2, "%d after %.2f s\n# %s", code, seconds, said);
     setenv("FAKE_CUDA", "devices=2", 1);
+    char packed[2][1100], both[1100];
+    snprintf(both, sizeof both, "%s/demo-{rank}.packed", demo_tmp());
+    for (int rank = 0; rank < 2; rank++) {
+        char *number = rank ? "1" : "0";
+        snprintf(packed[rank], sizeof packed[rank], "%s/demo-%d.packed", demo_tmp(), rank);
+        char *pack[] = {program,  "pack", pair_path, "--weights",  weights_path,
+                        "--rank", number, "-o",      packed[rank], NULL};
+        code = run(pack, 0, false, &seconds);
+        CHECK(code == 0, "%d\n# %s", code, said);
+    }
+    char *from[] = {program, "generate", pair_path, "--weights", both, "--prompt", "def f", "--max-tokens", "12", NULL};
+    code = run(from, 0, false, &seconds);
+    CHECK(code == 0, "%d\n# %s", code, said);
+    CHECK(unlink(packed[1]) == 0);
+    code = run(from, 0, false, &seconds);
+    CHECK(code == 3, "%d\n# %s", code, said);
+    SAID("rank 1: ");
     char *bench[] = {program,    "bench", pair_path,   "--gpus", "2",      "synthetic:1",
                      "--rounds", "20",    "--context", "100",    "--json", NULL};
     code = run(bench, 0, false, &seconds);

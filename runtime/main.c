@@ -35,7 +35,7 @@ enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3 };
 typedef struct Settings {
     const char *value[OPTION_COUNT]; // "" for a flag that is set
     const char *bundle;
-    long threads, context, max_tokens, top_k, rounds, device, rank;
+    long threads, context, max_tokens, top_k, rounds, device, rank, gpus;
     double temperature, top_p, accept, timeout;
     unsigned long long seed;
     FILE *json, *trace; // where they go, or NULL
@@ -89,12 +89,19 @@ static int read_numbers(Settings *s) {
         OptionId id;
         double lo, hi, otherwise;
         bool whole;
-    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},         {OPTION_CONTEXT, 16, 1 << 24, 0, true},
-                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},   {OPTION_TOP_K, 0, 1 << 24, 0, true},
-                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},      {OPTION_TEMPERATURE, 0, 100, 0, false},
-                   {OPTION_TOP_P, 1e-6, 1, 1, false},          {OPTION_SEED, 0, 9007199254740992.0, 0, true},
-                   {OPTION_DEVICE, 0, 1023, 0, true},          {OPTION_RANK, 0, 7, 0, true},
-                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}, {OPTION_TIMEOUT, 0.1, 600, 0, false}};
+    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},
+                   {OPTION_CONTEXT, 16, 1 << 24, 0, true},
+                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},
+                   {OPTION_TOP_K, 0, 1 << 24, 0, true},
+                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},
+                   {OPTION_TEMPERATURE, 0, 100, 0, false},
+                   {OPTION_TOP_P, 1e-6, 1, 1, false},
+                   {OPTION_SEED, 0, 9007199254740992.0, 0, true},
+                   {OPTION_DEVICE, 0, 1023, 0, true},
+                   {OPTION_RANK, 0, 7, 0, true},
+                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false},
+                   {OPTION_TIMEOUT, 0.1, 600, 0, false},
+                   {OPTION_GPUS, 1, 8, 0, true}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];
     for (int i = 0; i < NUMBERS; i++) {
@@ -107,6 +114,7 @@ static int read_numbers(Settings *s) {
     s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
     s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
     s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10], s->timeout = value[11];
+    s->gpus = (long)value[12];
     return 0;
 }
 
@@ -266,12 +274,18 @@ static int logits(tr_session *session, const Settings *s) {
 
 static bool graph_arm(const Settings *s) { return s->value[OPTION_ARM] && strcmp(s->value[OPTION_ARM], "graph") == 0; }
 
-// What is timed, of a rank alone: rounds behind `context` positions, in caches with room for them.
+// Whether weights and caches are made on the GPU.
+static bool all_made(const Settings *s) {
+    return s->value[OPTION_ALONE] || (s->gpus > 1 && strncmp(s->value[OPTION_WEIGHTS], "synthetic:", 10) == 0);
+}
+
+// What is timed there: rounds behind `context` positions, in caches with room for them.
 static BenchJob bench_job(const Settings *s) {
     return (BenchJob){.rounds = (int)s->rounds,
                       .alone = s->value[OPTION_ALONE] != NULL,
                       .rank = (int)s->rank,
-                      .context = s->value[OPTION_CONTEXT] || !s->value[OPTION_ALONE] ? (int)s->context : BENCH_CONTEXT,
+                      .made = all_made(s),
+                      .context = s->value[OPTION_CONTEXT] || !all_made(s) ? (int)s->context : BENCH_CONTEXT,
                       .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
                       .accept = s->accept,
                       .temperature = s->temperature,
@@ -362,11 +376,13 @@ int main(int argc, char **argv) {
                        .graph = graph,
                        .alone = s.value[OPTION_ALONE] != NULL,
                        .rank = (int)s.rank,
+                       .gpus = (int)s.gpus,
                        .timeout = s.timeout,
                        .cuda = getenv("TILERUN_CUDA"),
+                       .nccl = getenv("TILERUN_NCCL"),
                        .progress = isatty(2) ? show_progress : NULL,
                        .progress_user = &shown};
-    if (open.alone) {
+    if (command == 2 && all_made(&s)) {
         BenchJob job = bench_job(&s);
         open.context = bench_positions(&job);
     }
@@ -387,6 +403,9 @@ int main(int argc, char **argv) {
     else
         fputs("error[E0001]: out of memory\n", stderr);
     interrupted_session = NULL;
+    bool several = session && tr_gpus(session) > 1;
     tr_close(session);
+    fflush(NULL);
+    if (several) _exit(code); // a thread of NCCL may still wait for a rank that has gone
     return code;
 }

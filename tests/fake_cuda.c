@@ -25,15 +25,22 @@ static int of_graph;       // stands for the graph arm's kernel
 
 const FakeCuda *fake_cuda(void) { return &state; }
 
-// The text behind `word` in FAKE_CUDA, or NULL.
+enum { FIRST_DEVICE = 40 };            // a device is no ordinal
+static int device_here = FIRST_DEVICE; // that was opened last
+
+// The text behind `word` in FAKE_CUDA, or NULL; "word@1" is for device 1 alone.
 static const char *told(const char *word) {
     const char *all = getenv("FAKE_CUDA");
     size_t length = strlen(word);
     for (const char *at = all; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-        if (strncmp(at, word, length) == 0) return at + length;
+        if (strncmp(at, word, length) == 0 &&
+            (at[length] != '@' || atoi(at + length + 1) == device_here - FIRST_DEVICE))
+            return at + length;
     return NULL;
 }
 static int number(const char *word, int otherwise) { return told(word) ? atoi(told(word)) : otherwise; }
+
+static bool there_is(int device) { return device >= FIRST_DEVICE && device < FIRST_DEVICE + number("devices=", 1); }
 
 int cuInit(unsigned flags) { return flags ? 1 : told("nodevice") ? CUDA_NO_DEVICE : CUDA_OK; }
 int cuDriverGetVersion(int *version) {
@@ -53,11 +60,11 @@ int cuGetErrorString(int result, const char **text) {
     return result ? CUDA_OK : CUDA_OK;
 }
 int cuDeviceGetCount(int *count) {
-    *count = 1;
+    *count = number("devices=", 1);
     return CUDA_OK;
 }
 int cuDeviceGet(int *device, int ordinal) {
-    *device = ordinal + 40; // no ordinal
+    *device = device_here = ordinal + FIRST_DEVICE;
     return CUDA_OK;
 }
 int cuDeviceGetName(char *name, int length, int device) {
@@ -66,11 +73,11 @@ int cuDeviceGetName(char *name, int length, int device) {
     if (!is || n >= (size_t)length) is = "NVIDIA H200", n = strlen(is);
     memcpy(name, is, n);
     name[n] = 0;
-    return device == 40 ? CUDA_OK : 101;
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {
     *bytes = 150754820096;
-    return device == 40 ? CUDA_OK : 101;
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     switch (attribute) {
@@ -81,21 +88,21 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case CUDA_COMPUTE_MODE: *value = told("prohibited") ? 2 : told("exclusive") ? 3 : 0; break;
     default: return 1;
     }
-    return device == 40 ? CUDA_OK : 101;
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (told("busy") || told("exclusive")) return CUDA_DEVICE_UNAVAILABLE;
     if (told("crowded")) return CUDA_OUT_OF_MEMORY;
     *context = &state;
     state.contexts++;
-    return device == 40 ? CUDA_OK : 101;
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     state.contexts--;
     graph_fails = 0;
-    return device == 40 ? CUDA_OK : 101;
+    return there_is(device) ? CUDA_OK : 101;
 }
-int cuDevicePrimaryCtxReset_v2(int device) { return device == 40 ? CUDA_OK : 101; }
+int cuDevicePrimaryCtxReset_v2(int device) { return there_is(device) ? CUDA_OK : 101; }
 int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
 int cuMemGetInfo_v2(size_t *unused, size_t *total) {
     *unused = told("full") ? 10000000 : 150000000000;
@@ -200,6 +207,10 @@ int cuMemcpyDtoHAsync_v2(void *to, CudaAddress from, size_t bytes, void *stream)
     memcpy(to, (const void *)(uintptr_t)from, bytes);
     return stream ? CUDA_OK : 1;
 }
+int cuMemcpyDtoDAsync_v2(CudaAddress to, CudaAddress from, size_t bytes, void *stream) {
+    memcpy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes);
+    return stream ? CUDA_OK : 1;
+}
 int cuMemsetD8Async(CudaAddress at, unsigned char value, size_t bytes, void *stream) {
     memset((void *)(uintptr_t)at, value, bytes);
     return stream ? CUDA_OK : 1;
@@ -237,7 +248,42 @@ static void report(const Kernel *k) {
     }
 }
 
-static bool aborted(const Kernel *k) { return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0; }
+// Several ranks: what the kernel does at the end of a round (control.cuh).
+static EngineMeeting *meeting(const Kernel *k, uint32_t rank) {
+    return (EngineMeeting *)(uintptr_t)(k->p.peers[rank] + (k->p.meeting - k->p.slab));
+}
+static bool aborted(const Kernel *k) {
+    return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0 ||
+           (k->p.meeting && __atomic_load_n(meeting(k, k->p.rank)->abort, __ATOMIC_ACQUIRE) != 0);
+}
+static void tell_ranks(const Kernel *k, bool cancel) { // of the round that is told
+    uint32_t round = k->number - 1;
+    uint64_t word = (uint64_t)k->number << 32 | (uint32_t)(k->token << 1) | cancel;
+    for (uint32_t rank = 0; k->p.meeting && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        __atomic_store_n(&meeting(k, rank)->word[round % 2][k->p.rank], word, __ATOMIC_RELEASE);
+}
+// Whether all came to the same in the round before; `cancel`: what rank 0 said of the request.
+static bool agree(Kernel *k, bool *cancel) {
+    uint64_t word[ENGINE_RANKS] = {0};
+    for (uint32_t rank = 0; k->number && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        for (;; usleep(10)) {
+            word[rank] = __atomic_load_n(&meeting(k, k->p.rank)->word[(k->number - 1) % 2][rank], __ATOMIC_ACQUIRE);
+            if (word[rank] >> 32 == k->number) break;
+            if (aborted(k)) return false;
+        }
+    *cancel = word[0] & 1;
+    for (uint32_t rank = 0; rank < ENGINE_RANKS && k->p.peers[rank]; rank++) {
+        if ((uint32_t)word[rank] >> 1 == (uint32_t)word[k->p.rank] >> 1) continue;
+        EngineReport *at = (EngineReport *)(uintptr_t)k->p.report;
+        *at = (EngineReport){.group = rank,
+                             .want = (uint32_t)word[k->p.rank] >> 1,
+                             .have = (uint32_t)word[rank] >> 1,
+                             .round = k->number};
+        __atomic_store_n(&at->kind, WAITER_DIGEST, __ATOMIC_RELEASE);
+        return false;
+    }
+    return true;
+}
 
 // A task of a round: steps of an instance end one after the other, each a step long. Skipped ones never begin.
 static void trace_task(Kernel *k, uint32_t worker, uint32_t instance, uint32_t step, uint64_t begin, bool skipped) {
@@ -300,7 +346,7 @@ static bool waits(Kernel *k, bool hold) {
 static void emit(Kernel *k, EngineRound *entry, int count) {
     const EngineRequest *r = &k->request;
     for (int i = 0; i < count && !(entry->flags & ROUND_LAST); i++) {
-        k->token = (k->token * 31 + 7) % 199;
+        k->token = (k->token * 31 + 7 + (told("errs") && k->emitted == 5)) % 199;
         entry->tokens[entry->count++] = told("lies") ? 1 << 30 : k->token;
         if (++k->emitted == (int)r->limit) entry->flags |= ROUND_LAST;
         for (uint32_t s = 0; s < r->stop_count; s++)
@@ -348,7 +394,9 @@ static bool serve(Kernel *k, uint32_t request) {
         if (told("slow")) usleep(20000);
         if (aborted(k)) return false;
         EngineRound entry = {.start = (uint32_t)k->position, .flags = ROUND_LAST | ROUND_CANCELLED};
-        if (__atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) != request) entry = play(k);
+        bool cancel = __atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request;
+        if (k->p.meeting && !agree(k, &cancel)) return false;
+        if (!cancel) entry = play(k);
         if (told("hang") && turn == 2) {
             while (!aborted(k)) usleep(100);
             return false;
@@ -356,6 +404,7 @@ static bool serve(Kernel *k, uint32_t request) {
         if (told("dies") && turn == 2) return false;
         if (!waits(k, false)) return false;
         tell(k, entry);
+        tell_ranks(k, !(entry.flags & ROUND_LAST) && __atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request);
         if ((r->flags & REQUEST_HOLD) && !waits(k, true)) return false;
         if (entry.flags & ROUND_LAST) return true;
     }
@@ -374,7 +423,10 @@ static void *kernel_main(void *user) {
         else
             usleep(20);
     }
-    if (!sound && !told("crashes") && !told("silent")) report(k);
+    EngineReport *first = (EngineReport *)(uintptr_t)k->p.report;
+    for (uint32_t rank = 0; !sound && k->p.meeting && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        __atomic_store_n(meeting(k, rank)->abort, 1, __ATOMIC_RELEASE);
+    if (!sound && !told("crashes") && !told("silent") && first->kind != WAITER_DIGEST) report(k);
     while (!sound && told("deaf")) usleep(1000);
     free(k);
     state.kernels--;

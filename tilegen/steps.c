@@ -43,11 +43,14 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
                                                    : m->attention[ATTENTION_WINDOW].v_dim;
         p.bytes = (uint32_t)(b->dims[0] * b->dims[1]) * rows * (uint32_t)(v + 2) * 4;
     } else {
+        uint32_t slabs = b->rank == 3 ? (uint32_t)b->dims[0] : b->layers ? (uint32_t)m->drafter.tap_count : 1;
+        // The ranks' slices of a row lie one after the other, since what reads them takes whole blocks of inputs.
+        if (strcmp(b->name, "c") == 0) last *= slabs, slabs = 1;
         if (AMONG(b->name, "x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c", "c_part"))
             last = (last + BLOCK_K - 1) / BLOCK_K * BLOCK_K; // inputs of a matrix: whole blocks
         p.row = last * element;
         p.item = p.row * rows;
-        p.bytes = p.item * (b->rank == 3 ? (uint32_t)b->dims[0] : b->layers ? (uint32_t)m->drafter.tap_count : 1);
+        p.bytes = p.item * slabs;
     }
     return p;
 }
@@ -131,7 +134,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "the blocks of weights that a warp multiplies in one go are larger than a page");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
-    if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
+    if (s->in_slab_k % BLOCK_K) return cannot(k, "taps of a hidden size that is no multiple of 128");
     return true;
 }
 
@@ -171,6 +174,7 @@ static void push_step(const Making *k, EngineStep *s, Site site) {
         in_from(k, s, sites[site].part);
         out_to(k, s, sites[site].inbox);
         s->k = site == SITE_FC && k->c->sched->activations == DTYPE_BF16 ? 2 : 4; // bytes of an element
+        if (site == SITE_FC) s->out_item = 0, s->outputs = (uint32_t)k->c->plan->shape.hidden_slice;
     }
     if (sites[site].best) s->best = offset_of(k, sites[site].best), s->item_bytes = offset_of(k, sites[site].best_part);
 }
@@ -273,7 +277,6 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         const Shape *shape = &c->plan->shape;
         int q_rows = shape->draft_heads * m->drafter.attention.qk_dim;
         in_from(k, s, "c"), out_to(k, s, "ckv");
-        if (!one) s->in_slab_k = (uint32_t)shape->hidden_slice, s->in_slab = kernel_place(k->steps, c->prog, "c").item;
         s->eps = (float)m->drafter.eps;
         s->first_strip = (uint32_t)q_rows / STRIP_ROWS;
         if (q_rows % STRIP_ROWS) return cannot(k, "the drafter's query rows are no multiple of 16");

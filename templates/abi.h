@@ -224,6 +224,7 @@ typedef struct EngineState {
     uint32_t given;    // a bit for each row of the target whose token stands in `tokens`: all in a block of the prompt,
                        // and the drafts where these are drawn
     uint32_t drafting; // the request drafts
+    uint32_t logits;   // somebody reads them: they are drawn from, or the host asks for them
     int32_t tokens[ENGINE_ROWS];
     float temperature, top_p;
     int32_t top_k;

@@ -62,6 +62,7 @@ template <class Model> struct Control {
         state->start = start, state->rows = rows, state->anchor = anchor;
         state->temperature = r.temperature, state->top_p = r.top_p, state->top_k = r.top_k, state->seed = r.seed;
         state->given = opaque(left ? ~0u : r.flags & REQUEST_ACCEPT ? ~1u : 0), state->drafting = drafting;
+        state->logits = r.temperature > 0 || r.flags & REQUEST_HOLD;
         for (int i = 0; i < rows && left; i++)
             state->tokens[i] = __ldcg(pointer<const int>(p->prompt) + serving->prompt_at + i);
         for (int i = 1; i < rows && !left && r.flags & REQUEST_ACCEPT; i++) state->tokens[i] = drawn_token(start + i);
@@ -238,8 +239,9 @@ template <class Model> struct Control {
     DEVICE void push(const EngineStep &step, const Instruction &at) {
         using Act = Activations<Model::WIDE>;
         const uint32_t element = step.k;                  // bytes
+        const bool wanted = element && (!step.best || __ldcg(&state_of(round)->logits));
         const int before = (int)(p->rank * step.outputs); // elements of a row that other ranks have
-        const int width = at.hi - at.lo, count = element ? width * at.rows : 0;
+        const int width = at.hi - at.lo, count = wanted ? width * at.rows : 0;
         auto offset = [&](int i, uint32_t row_bytes, int before) {
             const int row = i / width, n = before + at.lo + i % width;
             return (uint64_t)row * row_bytes + (uint64_t)(step.site == SITE_OF_FC ? Act::place(n) : n) * element;

@@ -73,20 +73,20 @@ template <bool WIDE> struct Raw {
             word[4 * i] = q.x, word[4 * i + 1] = q.y, word[4 * i + 2] = q.z, word[4 * i + 3] = q.w;
         }
     }
+    // A lane's part of the sum of row g's squares. Of bf16: a product of all rows with each other, of which row g with
+    // itself is in element g & 1 of the lane with t = g / 2.
     DEVICE float squares() const {
-        float even = 0, odd = 0;
+        float sum[4] = {};
+        if constexpr (WIDE) {
 #pragma unroll
-        for (int i = 0; i < (WIDE ? 8 : 4); i++) {
-            if (WIDE) {
-                const float v = __uint_as_float(word[i]);
-                (i & 1 ? odd : even) += v * v;
-            } else {
-                const float low = bf16_low(word[i]), high = bf16_high(word[i]);
-                even += low * low;
-                odd += high * high;
-            }
+            for (int i = 0; i < 8; i++) sum[i & 1] += __uint_as_float(word[i]) * __uint_as_float(word[i]);
+            return sum[0] + sum[1];
+        } else {
+            mma(sum, word[0], 0, word[1], 0, word[0], word[1]);
+            mma(sum, word[2], 0, word[3], 0, word[2], word[3]);
+            const int g = lane_id() >> 2;
+            return (lane_id() & 3) != g / 2 ? 0 : g & 1 ? sum[1] : sum[0];
         }
-        return even + odd;
     }
     // As operands of the products: times the norm's weights where there are any.
     DEVICE Inputs<WIDE> operands(bool normed, const Quad &norm) const {

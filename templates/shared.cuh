@@ -21,7 +21,7 @@ enum {
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
     POOL_KEYS = 64,
-    POOL_MERGED = 2, // tiles of a pool's step that may become one task
+    POOL_MERGED = 4, // tiles of a pool's step that may become one task
     SLOT_SIGNALS = 4,
     ROLES = 3,
     ROLE_LOAD = 0,

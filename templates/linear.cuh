@@ -167,6 +167,11 @@ template <class Model> struct Held {
         for (int i = 0; i < HELD; i++) {
             const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
             uint32_t k = n * UNIT / 4 * BLOCK_K;
+            if (i >= RUN && (uint32_t)(i / RUN) >= step.warp_runs - r0) { // short sums
+#pragma unroll
+                for (int u = 0; u < UNIT; u++) raw[i][u] = {};
+                continue;
+            }
             const bool wanted = n < opaque(share.units) && mine;
             const uint32_t at = k + 32 * t + 8 * quarter;
             uint64_t row = in;

@@ -166,18 +166,19 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
 template <class Model> static DEVICE void combine_rows(Compute &c) {
     using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
     using Act = Activations<Model::WIDE>;
-    c.wait_ready();
+    if (!Model::ROUTED) c.wait_ready();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const Routes *routes = pointer<const Routes>(c.p->slab + Model::ROUTES);
-    const int row = c.warp;
-    if (row >= at.rows) return;
+    const int row = min(c.warp, at.rows - 1);
     uint32_t key[Model::TOP_K];
     float weight[Model::TOP_K];
 #pragma unroll
     for (int k = 0; k < Model::TOP_K; k++)
         key[k] = __ldcg(&routes->key[row][k]), weight[k] = __ldcg(&routes->weight[row][k]);
+    if (Model::ROUTED) c.wait_ready();
+    if (row != c.warp) return;
     const uint64_t in = c.p->slab + step.in + (uint64_t)row * step.in_row,
                    out = step.out + (uint64_t)row * step.out_row;
 #pragma unroll 1

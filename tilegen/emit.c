@@ -14,6 +14,25 @@ static void flag(Text *t, const char *name, bool value) {
 // A float that reads back as it is; hexadecimal.
 static const char *real(Ctx *ctx, float value) { return arena_printf(ctx->arena, "%af", (double)value); }
 
+// Whether every worker that combines experts' outputs has taken part in the layer's experts before: it knows the
+// routing then, whatever it still waits for.
+static bool routed_before(const Prog *prog) {
+    for (int b = 0; b < prog->body_count; b++) {
+        const Body *body = &prog->bodies[b];
+        for (int w = 0; w < prog->workers; w++) {
+            const Queue *queue = &body->queues[w * ROLE_COUNT + ROLE_COMPUTE];
+            bool took_part = false;
+            for (int i = 0; i < queue->count; i++) {
+                const Entry *entry = &queue->entries[i];
+                took_part |= entry->kind == ENTRY_POOL;
+                if (entry->kind == ENTRY_TASK && body->steps[entry->task.step].op == OP_COMBINE && !took_part)
+                    return false;
+            }
+        }
+    }
+    return true;
+}
+
 static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *steps, bool resident) {
     const Model *m = c->model;
     const Prog *prog = c->prog;
@@ -50,6 +69,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     flag(t, "DIRECT", direct);
     flag(t, "RAGGED", ragged);
     flag(t, "REGULAR", regular);
+    flag(t, "ROUTED", resident && e->count > 0 && routed_before(prog));
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));

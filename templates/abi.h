@@ -143,7 +143,7 @@ typedef struct EngineSignal {
 typedef struct EnginePool {
     uint32_t keys, top, item, items; // templates: entries [item, item + items), one a step, its first tile
     uint32_t participants, dynamic;
-    uint32_t page_lo, page_hi, chunks;
+    uint32_t chunks;
     uint32_t credit, credits; // what the publisher signals for keys that are not active: EngineSignals; a plain group's
                               // amount is for each inactive key, GROUP_KEY's for each inactive key's own group,
                               // GROUP_TOKEN's for each row that the round lacks

@@ -73,8 +73,7 @@ template <class Model> struct Dispatch {
     }
 
     // Writes the slot and posts it.
-    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t page_lo,
-                     uint32_t page_hi, uint32_t tiles = 1) {
+    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t tiles = 1) {
         const uint32_t place = number % SLOTS;
         barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
@@ -92,7 +91,7 @@ template <class Model> struct Dispatch {
             at.instance = f.instance, at.step = w0 & 0xFFFF, at.body_step = w7 >> 16;
             at.lo = (int)w1, at.hi = (int)w2, at.part = w3 & 0xFFFF, at.key = key;
             at.expert = expert, at.rows_of_key = chosen_by;
-            at.page = page, at.page_lo = page_lo, at.page_hi = page_hi, at.chunks = w3 >> 16;
+            at.page = page, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
             const uint32_t outputs = slot.step.strip_outputs;
             at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
@@ -195,8 +194,8 @@ template <class Model> struct Dispatch {
 
     // The items that the loader hands over. Items of a step share its waits, groups by key or the same for all, so most
     // items need not look at a counter.
-    DEVICE void pool(const Fetch &f, uint32_t page_lo, uint32_t page_hi) {
-        uint32_t page = page_lo, last = ~0u, last_signal = ~0u, first_group = 0;
+    DEVICE void pool(const Fetch &f) {
+        uint32_t page = 0, last = ~0u, last_signal = ~0u, first_group = 0;
         Fetch item = f;
         for (;;) {
             const uint32_t place = taken % ITEM_ROOM;
@@ -229,9 +228,9 @@ template <class Model> struct Dispatch {
             const uint32_t group = first_group + (item.by_key ? key : 0);
             if (group != item.group) item.holds = lane_id() >= count; // else it holds as it did for the item before
             item.group = group;
-            post(item, key, expert, chosen_by, page, page_lo, page_hi, tiles);
+            post(item, key, expert, chosen_by, page, tiles);
             if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
-            while (page >= page_hi) page -= page_hi - page_lo;
+            while (page >= Model::PAGES) page -= Model::PAGES;
             wait_for(item, key, nullptr);
         }
     }
@@ -262,18 +261,17 @@ template <class Model> struct Dispatch {
                 // A pool entry itself is no instruction: its waits, then its items.
                 uint32_t since = 0;
                 const EnginePool &its = pointer<const EnginePool>(p->tables + t->pool_at)[now.field(7) & 0xFFFF];
-                const uint32_t page_lo = its.page_lo, page_hi = its.page_hi;
                 who.at(now.instance, now.field(7) >> 16, 0, 0);
                 pool_ahead(now, its);
                 for (uint32_t n = 1; !look(now); n++)
                     if ((n & 255) == 0 && !now.holds)
                         watch(who, since, WAITER_COUNTER, now.group, now.want,
                               load_relaxed(counters + now.group * COUNTER_STRIDE));
-                if (!gate.skips(s->instances[now.instance])) pool(now, page_lo, page_hi);
+                if (!gate.skips(s->instances[now.instance])) pool(now);
                 fetch_entry(next);
                 fetch_rest(next, -1);
             } else {
-                post(now, -1, 0, 0, now.field(0) >> 24, 0, Model::PAGES);
+                post(now, -1, 0, 0, now.field(0) >> 24);
                 wait_for(now, -1, &next);
             }
             now = next;

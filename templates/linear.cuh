@@ -40,16 +40,14 @@ struct Compute {
 
 // The pages of the instruction at hand, chunk by chunk; every warp waits for each and releases each.
 template <class Model> struct Chunks {
-    uint32_t page, lo, hi, next; // next: the chunk that the warp is at
-    bool held;                   // its page has been waited for
-    DEVICE void begin(const Instruction &at) {
-        page = at.page, lo = at.page_lo, hi = at.page_hi, next = 0, held = false;
-    }
+    uint32_t page, next; // next: the chunk that the warp is at
+    bool held;           // its page has been waited for
+    DEVICE void begin(const Instruction &at) { page = at.page, next = 0, held = false; }
     DEVICE void release(Compute &c) {
         if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
         warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
-        if (++page == hi) page = lo;
+        if (++page == Model::PAGES) page = 0;
         next++;
         held = false;
     }

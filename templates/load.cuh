@@ -65,21 +65,27 @@ template <class Model> struct Loader {
     uint32_t handed;        // items so far
     Waiter who;
 
-    // The chunks of a tile, into pages from `page` on round the ring [lo, hi). All lanes.
-    DEVICE void fill_all(const Pieces &from, uint32_t &page, uint32_t lo, uint32_t hi, uint64_t policy) {
+    // The chunks of a tile, into pages from `page` on, round and round. All lanes.
+    DEVICE void fill_all(const Pieces &from, uint32_t &page) {
         for (uint32_t chunk = 0; chunk < from.chunks; chunk++) {
             uint64_t at;
             uint32_t bytes;
             from.copy(chunk, at, bytes);
+            // No more copies are on their way than stream at the memory's rate: whatever else a worker asks for waits
+            // behind them, an expert's first page too. `phases` has the parity of a page's last copy.
+            if (Model::PAGES > PAGES_FLYING) {
+                const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
+                barrier_wait(who, s->full[before], phases >> before & 1);
+            }
             barrier_wait(who, s->empty[page], phases >> page & 1);
             phases ^= 1u << page;
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
                 barrier_expect(full, bytes);
                 fence_bulk_copies();
-                bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy);
+                bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy_stream());
             }
-            if (++page == hi) page = lo;
+            if (++page == Model::PAGES) page = 0;
         }
     }
 
@@ -108,12 +114,11 @@ template <class Model> struct Loader {
     // lane. Tiles of a step whose inputs are the same for all keys are claimed where the pool says so. Where they are
     // the key's own a worker takes a run of them, so that it reads few keys' inputs.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
-                     const Gate &gate, uint64_t policy) {
+                     const Gate &gate) {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[entry.pool];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
-        const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants, page_lo = pool.page_lo,
-                       page_hi = pool.page_hi;
+        const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants;
         Pieces pieces = {};
         uint32_t item_bytes = 0, tiles = 1;
         uint32_t merged = 1; // tiles that may be one task: where they are whole chunks
@@ -153,7 +158,7 @@ template <class Model> struct Loader {
             s->key_expert[key] = __ldcg(&routes->expert[key]), s->key_rows[key] = __ldcg(&routes->chosen_by[key]);
         }
         __syncwarp();
-        uint32_t page = page_lo;
+        uint32_t page = 0;
         for (uint32_t which = 0; which < items; which++) {
             const bool one_by_one = __shfl_sync(~0u, claimed, which);
             const uint32_t most = __shfl_sync(~0u, merged, which), total = __shfl_sync(~0u, tiles, which) * active,
@@ -180,7 +185,7 @@ template <class Model> struct Loader {
                                          __shfl_sync(~0u, pieces.strip_bytes, which),
                                          __shfl_sync(~0u, pieces.chunk_bytes, which),
                                          __shfl_sync(~0u, pieces.bytes, which) * n};
-                    if (!__shfl_sync(~0u, halted, which)) fill_all(from, page, page_lo, page_hi, policy);
+                    if (!__shfl_sync(~0u, halted, which)) fill_all(from, page);
                     item += n;
                 }
                 if (one_by_one) item = __shfl_sync(~0u, next, 0);
@@ -193,8 +198,7 @@ template <class Model> struct Loader {
     }
 
     // What the load queue has for one instance.
-    DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate,
-                             uint64_t policy) {
+    DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate) {
         const EngineInstance in = s->instances[instance];
         const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];
@@ -216,7 +220,7 @@ template <class Model> struct Loader {
                     if constexpr (Model::EXPERTS > 0) {
                         const EngineEntry it =
                             pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
-                        pool(t, it, round, instance, gate, policy);
+                        pool(t, it, round, instance, gate);
                     }
                     continue;
                 }
@@ -229,14 +233,13 @@ template <class Model> struct Loader {
                 who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i),
                        __shfl_sync(~0u, entry.hi, i));
                 uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
-                fill_all(from, page, 0, Model::PAGES, policy);
+                fill_all(from, page);
             }
         }
     }
 
     DEVICE void run() {
         const EngineTables *t = &s->tables;
-        const uint64_t policy = policy_stream();
         for (uint32_t round = 0;; round++) {
             who.round(round);
             barrier_wait(who, s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
@@ -244,7 +247,7 @@ template <class Model> struct Loader {
             warp_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;
             for (uint32_t instance = 0; instance < t->instances; instance++)
-                if (!gate.skips(s->instances[instance])) run_instance(t, round, instance, gate, policy);
+                if (!gate.skips(s->instances[instance])) run_instance(t, round, instance, gate);
         }
     }
 };

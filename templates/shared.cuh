@@ -17,6 +17,7 @@ enum {
     STRIP_SLOTS = 4,  // a multiple of FINISHERS: then a place belongs to one of them
     NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = 32,
+    PAGES_FLYING = 4, // a worker's copies on their way, at most
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
@@ -36,7 +37,7 @@ struct Instruction {
     uint32_t instance, step, body_step; // step: of the kernel
     int lo, hi, part, key;              // key: -1 outside pools
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
-    uint32_t page, page_lo, page_hi, chunks;
+    uint32_t page, chunks;              // pages are taken round and round
     uint32_t strips, first_strip; // of packed weights; those before it, of all tasks that have finishers
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones

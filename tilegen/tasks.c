@@ -124,10 +124,12 @@ static bool add_pool(Tables *t, int b, const Pool *pool) {
                       .top = (uint32_t)pool->top,
                       .item = (uint32_t)t->entries.count,
                       .dynamic = pool->claim == CLAIM_DYNAMIC,
-                      .page_lo = (uint32_t)pool->page_lo,
-                      .page_hi = (uint32_t)pool->page_hi,
                       .chunks = (uint32_t)pool->chunks,
                       .publisher = (uint32_t)(t->steps->first[b] + pool->publisher)};
+    if (pool->chunks && (pool->page_lo != 0 || pool->page_hi != prog->page_count)) {
+        diag_error(t->ctx, E0442, NO_SPAN, "a pool with some of the pages; the kernel gives it all");
+        return false;
+    }
     for (int w = 0; w < prog->workers; w++) {
         const Queue *queue = prog_queue(prog, body, w, ROLE_COMPUTE);
         for (int i = 0; i < queue->count; i++)

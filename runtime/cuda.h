@@ -12,6 +12,7 @@ typedef enum CudaResult {
     CUDA_DEVICE_UNAVAILABLE = 46,
     CUDA_NO_DEVICE = 100,
     CUDA_NOT_READY = 600,
+    CUDA_PEER_ALREADY = 704,
     CUDA_LAUNCH_FAILED = 719,
     CUDA_DRIVER_MISMATCH = 803,
 } CudaResult;

@@ -30,12 +30,12 @@ static const struct {
                 {"logits", "logits of every position of a file of ids"},
                 {"bench", "time rounds of decoding"},
                 {"pack", "write weights as the GPU reads them, so that they load faster"}};
-enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3 };
+enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3, ALLREDUCE_ITERATIONS = 2000 };
 
 typedef struct Settings {
     const char *value[OPTION_COUNT]; // "" for a flag that is set
     const char *bundle;
-    long threads, context, max_tokens, top_k, rounds, device, rank;
+    long threads, context, max_tokens, top_k, rounds, device, rank, gpus, blocks;
     double temperature, top_p, accept, timeout;
     unsigned long long seed;
     FILE *json, *trace; // where they go, or NULL
@@ -89,12 +89,20 @@ static int read_numbers(Settings *s) {
         OptionId id;
         double lo, hi, otherwise;
         bool whole;
-    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},         {OPTION_CONTEXT, 16, 1 << 24, 0, true},
-                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},   {OPTION_TOP_K, 0, 1 << 24, 0, true},
-                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},      {OPTION_TEMPERATURE, 0, 100, 0, false},
-                   {OPTION_TOP_P, 1e-6, 1, 1, false},          {OPTION_SEED, 0, 9007199254740992.0, 0, true},
-                   {OPTION_DEVICE, 0, 1023, 0, true},          {OPTION_RANK, 0, 7, 0, true},
-                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false}, {OPTION_TIMEOUT, 0.1, 600, 0, false}};
+    } numbers[] = {{OPTION_THREADS, 1, 1024, 0, true},
+                   {OPTION_CONTEXT, 16, 1 << 24, 0, true},
+                   {OPTION_MAX_TOKENS, 1, 1 << 24, 0, true},
+                   {OPTION_TOP_K, 0, 1 << 24, 0, true},
+                   {OPTION_ROUNDS, 1, 1 << 20, 64, true},
+                   {OPTION_TEMPERATURE, 0, 100, 0, false},
+                   {OPTION_TOP_P, 1e-6, 1, 1, false},
+                   {OPTION_SEED, 0, 9007199254740992.0, 0, true},
+                   {OPTION_DEVICE, 0, 1023, 0, true},
+                   {OPTION_RANK, 0, 7, 0, true},
+                   {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false},
+                   {OPTION_TIMEOUT, 0.1, 600, 0, false},
+                   {OPTION_GPUS, 2, 8, 2, true},
+                   {OPTION_BLOCKS, 1, 1024, 0, true}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];
     for (int i = 0; i < NUMBERS; i++) {
@@ -107,6 +115,7 @@ static int read_numbers(Settings *s) {
     s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
     s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
     s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10], s->timeout = value[11];
+    s->gpus = (long)value[12], s->blocks = (long)value[13];
     return 0;
 }
 
@@ -141,7 +150,8 @@ static int read_arguments(int argc, char **argv, int command, Settings *s) {
             return usage("%s wants a value", options[o].name);
     }
     if (!s->bundle) return usage("%s wants a bundle", commands[command].name);
-    if (!s->value[OPTION_WEIGHTS]) return usage("%s is missing: a folder, or synthetic:SEED", "--weights");
+    if (!s->value[OPTION_WEIGHTS] && !s->value[OPTION_ALLREDUCE])
+        return usage("%s is missing: a folder, or synthetic:SEED", "--weights");
     return read_numbers(s);
 }
 
@@ -298,6 +308,16 @@ static void show_progress(void *user, const char *what, double share) {
     fflush(stderr);
 }
 
+static int allreduce(const tr_options *open, const Settings *s, tr_session **session) {
+    tr_allreduce job = {.gpus = (int)s->gpus,
+                        .blocks = (int)s->blocks,
+                        .iterations = (int)(s->value[OPTION_ROUNDS] ? s->rounds : ALLREDUCE_ITERATIONS),
+                        .nccl = getenv("TILERUN_NCCL"),
+                        .text = s->json == stdout ? NULL : stdout,
+                        .json = s->json};
+    return tr_time_allreduce(open, &job, session);
+}
+
 static int run(tr_session *session, const Settings *s, int command) {
     switch (command) {
     case 0: return generate(session, s);
@@ -350,6 +370,11 @@ int main(int argc, char **argv) {
     if (arm && s.value[OPTION_COMPARE]) return usage("%s times both arms: without --arm", "--compare");
     if (graph && s.value[OPTION_TRACE]) return usage("%s is of the engine alone", "--trace");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
+    const bool sums = s.value[OPTION_ALLREDUCE] != NULL;
+    if (sums && s.gpus != 2 && s.gpus != 4 && s.gpus != 8)
+        return usage("%s wants 2, 4 or 8: sums are made for these numbers of GPUs", "--gpus");
+    for (int o = OPTION_GPUS; o <= OPTION_BLOCKS; o++)
+        if (s.value[o] && !sums) return usage("%s is of --allreduce: give both", options[o].name);
     tr_session *session;
     int shown = -1;
     tr_options open = {.bundle = s.bundle,
@@ -371,10 +396,12 @@ int main(int argc, char **argv) {
         open.context = bench_positions(&job);
     }
     if (!out_open(s.value[OPTION_JSON], &s.json) || !out_open(s.value[OPTION_TRACE], &s.trace)) return ENVIRONMENT;
-    int code = command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session) : tr_open(&open, &session);
+    int code = sums           ? allreduce(&open, &s, &session)
+               : command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session)
+                              : tr_open(&open, &session);
     if (shown >= 0) fputs("\r\033[K", stderr);
     interrupted_session = session;
-    if (command != 3) {
+    if (command != 3 && !sums) {
         signal(SIGINT, on_interrupt);
         signal(SIGTERM, on_interrupt);
         if (code == 0) code = run(session, &s, command);

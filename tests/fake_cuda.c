@@ -97,6 +97,11 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 int cuDevicePrimaryCtxReset_v2(int device) { return device == 40 ? CUDA_OK : 101; }
 int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
+int cuDeviceCanAccessPeer(int *can, int device, int other) {
+    *can = 0;
+    return device == other ? 101 : CUDA_OK;
+}
+int cuCtxEnablePeerAccess(void *other, unsigned flags) { return other && !flags ? CUDA_OK : 1; }
 int cuMemGetInfo_v2(size_t *unused, size_t *total) {
     *unused = told("full") ? 10000000 : 150000000000;
     *total = 150754820096;

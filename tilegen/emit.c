@@ -111,7 +111,7 @@ static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool re
 }
 
 char *emit_cuda(Ctx *ctx, const Compiled *c) {
-    return emit_unit(ctx, c, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n", true,
+    return emit_unit(ctx, c, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n#include \"allreduce.cuh\"\n", true,
                      "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
                      "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
                      "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL

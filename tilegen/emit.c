@@ -39,6 +39,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PADDED", (m->hidden + BLOCK_K - 1) / BLOCK_K * BLOCK_K); // a row of the residual stream
     number(t, "VOCAB", c->plan->shape.vocab);
     number(t, "RANKS", prog->ranks);
+    number(t, "SLICE", plan_slice(c->plan)); // of the residual stream, summed by one rank; 0: all ranks sum all
     number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
     number(t, "SPLIT", plan_split(c->plan, ATTENTION_FULL));
     number(t, "EXPERTS", e->count);

@@ -110,9 +110,8 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     plan->shape = shape_of(model, tp, plan->rows);
     for (size_t i = 0; i < sched->step_count; i++) {
         const SchedStep *step = &sched->steps[i];
-        plan->ops[step->op] =
-            (OpPlan){false,       step->tile, step->split, step->workers, step->steps,
-                     step->claim, step->per,  step->via,   step->span};
+        plan->ops[step->op] = (OpPlan){false,       step->tile, step->split, step->workers, step->steps,
+                                       step->claim, step->per,  step->via,   step->span};
     }
     if (plan_slice(plan)) {
         divides(ctx, plan, model->hidden, "columns of the residual stream, summed in two steps,");

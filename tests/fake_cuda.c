@@ -2,6 +2,7 @@
 // mailbox and the ring. Its tokens are a chain, each made of the one before, so drafting changes nothing.
 #include "fake_cuda.h"
 #include "../templates/synthetic.h"
+#include "allreduce_sums.c"
 #include "cuda.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -52,12 +53,17 @@ int cuGetErrorString(int result, const char **text) {
     *text = "in the driver's words";
     return result ? CUDA_OK : CUDA_OK;
 }
+// Ordinals are no devices.
+enum { FIRST_DEVICE = 40 };
+static int known(int device) {
+    return device >= FIRST_DEVICE && device < FIRST_DEVICE + number("gpus=", 1) ? CUDA_OK : 101;
+}
 int cuDeviceGetCount(int *count) {
-    *count = 1;
+    *count = number("gpus=", 1);
     return CUDA_OK;
 }
 int cuDeviceGet(int *device, int ordinal) {
-    *device = ordinal + 40; // no ordinal
+    *device = ordinal + FIRST_DEVICE;
     return CUDA_OK;
 }
 int cuDeviceGetName(char *name, int length, int device) {
@@ -66,11 +72,11 @@ int cuDeviceGetName(char *name, int length, int device) {
     if (!is || n >= (size_t)length) is = "NVIDIA H200", n = strlen(is);
     memcpy(name, is, n);
     name[n] = 0;
-    return device == 40 ? CUDA_OK : 101;
+    return known(device);
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {
     *bytes = 150754820096;
-    return device == 40 ? CUDA_OK : 101;
+    return known(device);
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     switch (attribute) {
@@ -81,25 +87,25 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case CUDA_COMPUTE_MODE: *value = told("prohibited") ? 2 : told("exclusive") ? 3 : 0; break;
     default: return 1;
     }
-    return device == 40 ? CUDA_OK : 101;
+    return known(device);
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (told("busy") || told("exclusive")) return CUDA_DEVICE_UNAVAILABLE;
     if (told("crowded")) return CUDA_OUT_OF_MEMORY;
     *context = &state;
     state.contexts++;
-    return device == 40 ? CUDA_OK : 101;
+    return known(device);
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     state.contexts--;
     graph_fails = 0;
-    return device == 40 ? CUDA_OK : 101;
+    return known(device);
 }
-int cuDevicePrimaryCtxReset_v2(int device) { return device == 40 ? CUDA_OK : 101; }
+int cuDevicePrimaryCtxReset_v2(int device) { return known(device); }
 int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
 int cuDeviceCanAccessPeer(int *can, int device, int other) {
-    *can = 0;
-    return device == other ? 101 : CUDA_OK;
+    *can = !told("apart");
+    return device == other ? 101 : known(other);
 }
 int cuCtxEnablePeerAccess(void *other, unsigned flags) { return other && !flags ? CUDA_OK : 1; }
 int cuMemGetInfo_v2(size_t *unused, size_t *total) {
@@ -149,11 +155,24 @@ int cuModuleUnload(void *module) {
     state.modules--;
     return module ? CUDA_OK : 1;
 }
+// A kernel of allreduce.cuh is known by its name.
+static const char *sums[64];
+static void *sum_function(const char *name) {
+    int i = 0;
+    while (sums[i] && strcmp(sums[i], name) != 0) i++;
+    sums[i] = name; // of the program's own tables
+    return &sums[i];
+}
+static bool is_sum(const void *function) {
+    return (const char **)function >= sums && (const char **)function < sums + 64;
+}
+
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = strcmp(name, "tilegen_fill") == 0     ? &state.fills
-                : strcmp(name, "tilegen_stream") == 0 ? &state.reads
-                : strcmp(name, "tilegen_node") == 0   ? &of_graph
-                                                      : module;
+    *function = strcmp(name, "tilegen_fill") == 0       ? &state.fills
+                : strcmp(name, "tilegen_stream") == 0   ? &state.reads
+                : strcmp(name, "tilegen_node") == 0     ? &of_graph
+                : strncmp(name, "tilegen_all", 11) == 0 ? sum_function(name)
+                                                        : module;
     return strncmp(name, "tilegen_", 8) == 0 ? CUDA_OK : 500;
 }
 int cuFuncGetAttribute(int *value, int attribute, void *function) {
@@ -394,9 +413,32 @@ static int run_fill(const EngineFill *f, unsigned grid, unsigned block) {
     return CUDA_OK;
 }
 
+// A rank's kernel of a sum: 1.5 us an iteration. Sums are made where few iterations are asked for.
+static int run_sum(const char *name, const AllReduce *a, unsigned grid) {
+    static uint32_t *made[2], count[2], of[2];
+    int floats = strstr(name, "f32") != NULL, ranks = atoi(name + strlen("tilegen_allreduce_"));
+    uint32_t words = a->quads * (strstr(name, "flag") ? 2 : 4), *out = (uint32_t *)(uintptr_t)a->out;
+    uint64_t *times = (uint64_t *)(uintptr_t)a->times;
+    for (int r = 0; r < ranks; r++)
+        if (*(const uint32_t *)(uintptr_t)a->windows[r] != ALLREDUCE_EMPTY) return 1;
+    for (unsigned b = 0; b < grid; b++)
+        times[2 * b] = 5000 + b, times[2 * b + 1] = 5000 + (a->iterations - a->warm) * 1500ull;
+    if (told("lost")) *(AllReduceFailure *)(uintptr_t)a->failure = (AllReduceFailure){1, 3, 1 - a->rank, 7};
+    if (a->iterations > 100) return CUDA_OK;
+    if (count[floats] != words || of[floats] != a->iterations) {
+        made[floats] = realloc(made[floats], words * sizeof(uint32_t));
+        allreduce_sums(floats, ranks, (int)a->iterations, made[floats], words);
+        count[floats] = words, of[floats] = a->iterations;
+    }
+    memcpy(out, made[floats], words * sizeof *out);
+    if (told("wrong") && a->rank == 1) out[words / 2] ^= 1;
+    return CUDA_OK;
+}
+
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **parameters,
                    void **extra) {
+    if (is_sum(function)) return run_sum(*(const char **)function, parameters[0], grid_x);
     if (function == &state.fills) return run_fill(parameters[0], grid_x, block_x);
     if (function == &state.reads) {
         memcpy(&state.read, parameters[0], sizeof state.read);

@@ -1,0 +1,108 @@
+// `tilerun bench --allreduce` without a GPU: what is launched, compared, said and given back, on the driver of
+// fake_cuda.c, where an iteration takes 1.5 us and every sum is the host's.
+#include "fake_bundle.h"
+#include "allreduce.h"
+#include "fake_session.h"
+#include <jansson.h>
+
+static char bundle_path[1000], host_path[1000], *text, *json;
+
+static int timed(const char *behaviour, const char *bundle, int gpus) {
+    size_t lengths[2];
+    tr_session *s;
+    free(text), free(json);
+    tr_allreduce job = {.gpus = gpus, .iterations = 500, .nccl = "/nonexistent/libnccl.so.2"};
+    job.text = open_memstream(&text, &lengths[0]), job.json = open_memstream(&json, &lengths[1]);
+    setenv("FAKE_CUDA", behaviour, 1);
+    int code = tr_time_allreduce(&(tr_options){.bundle = bundle, .cuda = library}, &job, &s);
+    fclose(job.text), fclose(job.json);
+    keep(s);
+    tr_close(s);
+    const FakeCuda *f = fake();
+    CHECK(f->allocations == 0 && f->contexts == 0 && f->modules == 0 && f->streams == 0 && f->events == 0);
+    return code;
+}
+
+static void all_sizes_are_timed(void) {
+    CHECK(timed("gpus=2", bundle_path, 2) == 0, "%s", said);
+    SAID("warning[E0924]");
+    CHECK(strstr(text, "between 2 GPUs (NVIDIA H200), 132 blocks") && strstr(text, "one shot, bf16, flag, 1 a thread"));
+    CHECK(strstr(text, "two steps, f32, sentinel") && strstr(text, "1.50") && !strstr(text, "ncclAllReduce"));
+    json_t *root = json_loads(json, 0, NULL), *sizes = json_object_get(root, "sizes");
+    CHECK(root && json_array_size(sizes) == ALLREDUCE_SIZES);
+    for (size_t i = 0; i < ALLREDUCE_SIZES; i++) {
+        json_t *size = json_array_get(sizes, i), *ways = json_object_get(size, "ways");
+        CHECK(json_integer_value(json_object_get(size, "bytes")) == allreduce_sizes[i] * 1024);
+        CHECK(fabs(json_number_value(json_object_get(size, "us")) - 1.5) < 1e-9);
+        CHECK(json_array_size(ways) > 5 && !json_object_get(size, "ratio"));
+    }
+    json_decref(root);
+}
+
+static void more_gpus(void) {
+    CHECK(timed("gpus=4", bundle_path, 4) == 0, "%s", said);
+    CHECK(strstr(text, "between 4 GPUs"));
+}
+
+static void what_goes_wrong(void) {
+    CHECK(timed("gpus=2,wrong", bundle_path, 2) == EXIT_VERIFY && !*text && !*json);
+    SAID("error[E0923]: tilegen_allreduce_2_");
+    CHECK(timed("gpus=2,lost", bundle_path, 2) == EXIT_VERIFY);
+    SAID("error[E0922]: rank 0 waited in vain for quad 7 of rank 1 in iteration 3");
+    CHECK(timed("gpus=2,apart", bundle_path, 2) == EXIT_ENVIRONMENT);
+    SAID("error[E0921]");
+    CHECK(timed("gpus=2", bundle_path, 4) == EXIT_ENVIRONMENT);
+    SAID("error[E0909]");
+    CHECK(timed("gpus=2,busy", bundle_path, 2) == EXIT_ENVIRONMENT);
+    SAID("error[E0910]");
+    CHECK(timed("gpus=2", host_path, 2) == EXIT_INPUT);
+    SAID("error[E0914]");
+}
+
+// Every number of ranks has the same ways, and each size one of bf16 in both forms.
+static void ways_of_all_degrees(void) {
+    AllReduceWay ways[3][ALLREDUCE_WAYS];
+    int counts[3];
+    for (int i = 0; i < 3; i++) counts[i] = allreduce_ways(2 << i, ways[i]);
+    CHECK(counts[0] == counts[1] && counts[1] == counts[2] && counts[0] <= ALLREDUCE_WAYS);
+    for (int i = 0; i < counts[0]; i++)
+        CHECK(ways[0][i].floats == ways[2][i].floats && ways[0][i].two_steps == ways[2][i].two_steps);
+}
+
+// Sums by hand: two ranks' signs and fractions at sizes in [1, 2), rounded to nearest even.
+static void sums_are_what_they_should_be(void) {
+    uint32_t one[2][8], more[2][8];
+    for (int floats = 0; floats < 2; floats++) {
+        allreduce_sums(floats, 2, 1, one[floats], 8), allreduce_sums(floats, 2, 2, more[floats], 8);
+        for (uint32_t at = 0; at < 8; at++) {
+            uint32_t a = allreduce_summand(floats, allreduce_key(0, at), 0),
+                     b = allreduce_summand(floats, allreduce_key(1, at), 0), high[3] = {a, b, one[floats][at]};
+            float v[3];
+            for (int i = 0; i < 3; i++) {
+                if (!floats) high[i] &= 0xFFFF0000u;
+                memcpy(&v[i], &high[i], 4);
+            }
+            CHECK(floats ? v[0] + v[1] == v[2] : fabsf(v[0] + v[1] - v[2]) <= 0x1p-7f, "%g + %g, %g", (double)v[0],
+                  (double)v[1], (double)v[2]);
+            CHECK(a != ALLREDUCE_EMPTY && more[floats][at] != one[floats][at]);
+        }
+    }
+}
+
+int main(void) {
+    library_find();
+    snprintf(bundle_path, sizeof bundle_path, "%s/fake.bundle", demo_tmp());
+    snprintf(host_path, sizeof host_path, "%s/host.bundle", demo_tmp());
+    check_name = "set-up";
+    if (setjmp(check_landing)) return 1;
+    fake_bundle(bundle_path);
+    fake_without_kernel = true;
+    fake_bundle(host_path);
+    if (!fake_open()) return 1;
+    RUN(sums_are_what_they_should_be);
+    RUN(ways_of_all_degrees);
+    RUN(all_sizes_are_timed);
+    RUN(more_gpus);
+    RUN(what_goes_wrong);
+    return check_done();
+}

@@ -217,9 +217,9 @@ template <bool FLOATS, bool FLAGS, int QUADS, int RANKS> struct Reduction {
 #pragma unroll
             for (int i = 0; i < WORDS; i++) key[j].at[i] = allreduce_key(rank, place[j] * WORDS + i), sum[j].at[i] = 0;
         }
-        while (number < a->iterations) {
+        for (uint32_t turn = 0; number < a->iterations; turn = turn + 1 == ALLREDUCE_SLOTS ? 0 : turn + 1) {
             if (number == a->warm && threadIdx.x == 0) times[0] = nanoseconds();
-            slot = (number % ALLREDUCE_SLOTS) * RANKS * stride;
+            slot = turn * RANKS * stride;
             number++;
             if (a->two_steps)
                 two_steps();

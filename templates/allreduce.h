@@ -28,8 +28,6 @@ enum {
     X(ranks, bf16, flag, 1)                                                                                            \
     X(ranks, bf16, sentinel, 1)                                                                                        \
     X(ranks, bf16, sentinel, 2)                                                                                        \
-    X(ranks, f32, flag, 1)                                                                                             \
-    X(ranks, f32, flag, 2)                                                                                             \
     X(ranks, f32, sentinel, 1)                                                                                         \
     X(ranks, f32, sentinel, 2)
 #define ALLREDUCE_KERNELS(X) ALLREDUCE_OF_RANKS(X, 2) ALLREDUCE_OF_RANKS(X, 4) ALLREDUCE_OF_RANKS(X, 8)

@@ -52,7 +52,11 @@ $(B)/tests/test_alloc: LIBS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 $(B)/tests/libfakecuda.so: tests/fake_cuda.c tests/fake_cuda.h runtime/cuda.h runtime/cuda_api.def runtime/allreduce_sums.c templates/allreduce.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests -shared -fPIC $< -o $@
-$(B)/tests/test_gpu_engine $(B)/tests/test_gpu_graph $(B)/tests/test_bench $(B)/tests/test_allreduce: $(B)/tests/libfakecuda.so
+$(B)/tests/libfakenccl.so: tests/fake_nccl.c runtime/nccl.h runtime/nccl_api.def
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Itests -shared -fPIC $< -o $@
+$(B)/tests/test_gpu_engine $(B)/tests/test_gpu_graph $(B)/tests/test_bench $(B)/tests/test_allreduce $(B)/tests/test_ranks: $(B)/tests/libfakecuda.so
+$(B)/tests/test_allreduce $(B)/tests/test_ranks: $(B)/tests/libfakenccl.so
 tests: $(TESTS)
 
 # libFuzzer targets, with clang; `make test` replays their corpus through tests/fuzz/replay.c instead.

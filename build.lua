@@ -21,6 +21,8 @@ target "demo"               { model = "models/demo.yaml", schedule = "schedules/
 target "demo/tp2"           { model = "models/demo.yaml", schedule = "schedules/decode.lua", sku = "host", tp = 2 }
 target "demo/h200"          { model = "models/demo.yaml", schedule = "schedules/decode.lua", sku = "h200" }
 target "demo/h100-sxm"      { model = "models/demo.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm" }
+target "demo/h200-tp2"      { model = "models/demo.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }
+target "demo/h100-sxm-tp2"  { model = "models/demo.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 2 }
 target "llama-3.2-1b"       { model = "models/llama-3.2-1b.yaml", schedule = "schedules/decode.lua", sku = "host" }
 target "llama-3.2-1b/h200"  { model = "models/llama-3.2-1b.yaml", schedule = "schedules/decode.lua", sku = "h200" }
 target "mimo-v2.5-pro/h200-tp8"   { model = "models/mimo-v2.5-pro.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 8 }
@@ -28,3 +30,6 @@ target "mimo-v2.5-pro/h100-sxm-tp8" { model = "models/mimo-v2.5-pro.yaml", sched
 target "mimo-rank/h200"           { model = "models/mimo-rank.yaml", schedule = "schedules/decode.lua", sku = "h200" }
 target "mimo-rank/h100-sxm"       { model = "models/mimo-rank.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm" }
 target "mimo-v2.6-flash/h200-tp2" { model = "models/mimo-v2.6-flash.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }
+target "mimo-v2.6-flash/h100-sxm-tp2" { model = "models/mimo-v2.6-flash.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 2 }
+target "mimo-half/h200-tp2"       { model = "models/mimo-half.yaml", schedule = "schedules/decode.lua", sku = "h200", tp = 2 }
+target "mimo-half/h100-sxm-tp2"   { model = "models/mimo-half.yaml", schedule = "schedules/decode.lua", sku = "h100-sxm", tp = 2 }

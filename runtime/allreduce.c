@@ -98,10 +98,10 @@ static bool failure_report(Run *run, int rank, const AllReduceFailure *f) {
     if (!f->set) return true;
     run->code = EXIT_VERIFY;
     if (f->rank < (uint32_t)run->group.count)
-        diag_error(run->ctx, E0922, NO_SPAN, "rank %d waited in vain for quad %u of rank %u in iteration %u", rank,
+        diag_error(run->ctx, E0927, NO_SPAN, "rank %d waited in vain for quad %u of rank %u in iteration %u", rank,
                    f->quad, f->rank, f->iteration);
     else
-        diag_error(run->ctx, E0922, NO_SPAN, "rank %d waited in vain %s in iteration %u", rank,
+        diag_error(run->ctx, E0927, NO_SPAN, "rank %d waited in vain %s in iteration %u", rank,
                    f->rank == ~0u ? "for its own blocks" : "for other ranks", f->iteration);
     return false;
 }
@@ -176,7 +176,7 @@ static bool check(Run *run, const AllReduceWay *way, int bytes) {
         if (!read_back(run, r, run->words, times_bytes(run), words * sizeof *run->words)) return false;
         for (uint32_t i = 0; i < words; i++) {
             if (run->words[i] == wanted[i]) continue;
-            diag_error(run->ctx, E0923, NO_SPAN,
+            diag_error(run->ctx, E0928, NO_SPAN,
                        "%s, %s: word %u of %d KB is %08x on rank %d after %d iterations, not %08x", way->kernel,
                        way->two_steps ? "two steps" : "one shot", i, bytes >> 10, run->words[i], r, CHECKED, wanted[i]);
             run->code = EXIT_VERIFY;
@@ -224,14 +224,15 @@ static bool run_size(Run *run, int size, NcclArm *nccl) {
         fits[i] = threads_of(way, quads_of(way, bytes), (unsigned)result->blocks) > 0;
         if (fits[i] && !check(run, way, bytes)) return false;
     }
-    if (nccl && !nccl_arm_prepare(nccl, (size_t)bytes)) return false;
+    if (nccl) nccl_arm_prepare(nccl, (size_t)bytes);
     for (int turn = 0; turn < ALLREDUCE_TURNS; turn++) {
         for (int i = 0; i < result->way_count; i++)
             if (fits[i] && !time_way(run, &result->ways[i], bytes, &us[i][turn])) return false;
-        if (nccl && !nccl_arm_time(nccl, &us[ALLREDUCE_WAYS][turn])) return false;
+        if (nccl) us[ALLREDUCE_WAYS][turn] = nccl_arm_time(nccl);
     }
     for (int i = 0; i < result->way_count; i++) result->us[size][i] = fits[i] ? median(us[i]) : 0;
-    result->nccl[size] = nccl ? median(us[ALLREDUCE_WAYS]) : 0;
+    NcclHow how = nccl ? nccl_arm_how(nccl) : NCCL_NOT;
+    if (how != NCCL_NOT) result->nccl[how][size] = median(us[ALLREDUCE_WAYS]);
     return true;
 }
 

@@ -31,13 +31,15 @@ enum { ALLREDUCE_WAYS = 24 };
 // The ways of so many ranks; their number.
 int allreduce_ways(int ranks, AllReduceWay *out);
 
+typedef enum NcclHow { NCCL_GRAPHED, NCCL_LAUNCHED, NCCL_NOT } NcclHow; // ncclAllReduce is timed
+
 typedef struct AllReduceTimes {
     int ranks, way_count, blocks;
     const char *device;
     AllReduceWay ways[ALLREDUCE_WAYS];
     double us[ALLREDUCE_SIZES][ALLREDUCE_WAYS]; // medians of turns; 0: the message is too large for its threads
-    double nccl[ALLREDUCE_SIZES];               // 0: without NCCL
-    int nccl_version;
+    double nccl[NCCL_NOT][ALLREDUCE_SIZES];     // the same of ncclAllReduce; 0: not timed so
+    int nccl_version;                           // 0: there is none
 } AllReduceTimes;
 
 Exit allreduce_run(Ctx *ctx, const Bundle *bundle, const AllReduceJob *job);
@@ -48,13 +50,15 @@ bool allreduce_report(const AllReduceTimes *times, const AllReduceJob *job);
 // allreduce_sums.c: what all ranks must have after so many iterations.
 void allreduce_sums(bool floats, int ranks, int iterations, uint32_t *words, uint32_t count);
 
-// allreduce_nccl.c. A graph of NCCL_CALLS sums of `bytes` of bf16 on every rank.
+// allreduce_nccl.c. NCCL_CALLS sums of `bytes` of bf16 on every rank in a graph, or, where none can be made, launched in
+// a row. What fails is a warning (E0929): the bench goes on with what is left.
 typedef struct NcclArm NcclArm;
 enum { NCCL_CALLS = 100 };
-// NULL after a warning (E0924): the bench goes on without it.
+// NULL after a warning (E0923, E0924, E0929).
 NcclArm *nccl_arm_open(PeerGroup *group, const char *library, size_t most);
 int nccl_arm_version(const NcclArm *arm);
-bool nccl_arm_prepare(NcclArm *arm, size_t bytes);
-bool nccl_arm_time(NcclArm *arm, double *us); // of one sum
+NcclHow nccl_arm_how(const NcclArm *arm); // NCCL_NOT: times are worth nothing, those of this size neither
+void nccl_arm_prepare(NcclArm *arm, size_t bytes);
+double nccl_arm_time(NcclArm *arm); // of one sum, us
 void nccl_arm_close(void *arm);
 #endif

@@ -13,12 +13,34 @@ static int best_of(const AllReduceTimes *t, int size) {
     return best;
 }
 
+// Of NCCL: in a graph, where there is one. 0: not timed.
+static double nccl_of(const AllReduceTimes *t, int size) {
+    return t->nccl[NCCL_GRAPHED][size] > 0 ? t->nccl[NCCL_GRAPHED][size] : t->nccl[NCCL_LAUNCHED][size];
+}
+static double ratio_of(const AllReduceTimes *t, int size) {
+    return best_of(t, size) < 0 ? 0 : nccl_of(t, size) / t->us[size][best_of(t, size)];
+}
+
+// Nothing where there is no value of any size.
+static void print_row(FILE *out, const char *name, const double *values) {
+    bool any = false;
+    for (int s = 0; s < ALLREDUCE_SIZES; s++) any |= values[s] > 0;
+    if (!any) return;
+    fprintf(out, "\n%-38s", name);
+    for (int s = 0; s < ALLREDUCE_SIZES; s++)
+        if (values[s] > 0)
+            fprintf(out, " %6.2f", values[s]);
+        else
+            fprintf(out, " %6s", "-");
+}
+
 static void print_text(const AllReduceTimes *t, FILE *out) {
+    double values[ALLREDUCE_SIZES];
     fprintf(out, "all-reduce between %d GPUs (%s), %d blocks each, us: medians of %d", t->ranks, t->device, t->blocks,
             ALLREDUCE_TURNS);
     if (t->nccl_version)
-        fprintf(out, "; ncclAllReduce in a graph of %d, NCCL %d.%d.%d", NCCL_CALLS, t->nccl_version / 10000,
-                t->nccl_version / 100 % 100, t->nccl_version % 100);
+        fprintf(out, "; ncclAllReduce of NCCL %d.%d.%d, %d in a row", t->nccl_version / 10000,
+                t->nccl_version / 100 % 100, t->nccl_version % 100, NCCL_CALLS);
     fprintf(out, "\n%-38s", "KB of bf16");
     for (int s = 0; s < ALLREDUCE_SIZES; s++) fprintf(out, " %6d", allreduce_sizes[s]);
     for (int i = 0; i < t->way_count; i++) {
@@ -26,22 +48,15 @@ static void print_text(const AllReduceTimes *t, FILE *out) {
         char name[64];
         snprintf(name, sizeof name, "%s, %s, %s, %d a thread%s", form_of(way), way->word, way->ready, way->quads,
                  way->meets ? ", meets" : "");
-        fprintf(out, "\n%-38s", name);
-        for (int s = 0; s < ALLREDUCE_SIZES; s++)
-            if (t->us[s][i] > 0)
-                fprintf(out, " %6.2f", t->us[s][i]);
-            else
-                fprintf(out, " %6s", "-");
+        for (int s = 0; s < ALLREDUCE_SIZES; s++) values[s] = t->us[s][i];
+        print_row(out, name, values);
     }
-    fprintf(out, "\n%-38s", "best of bf16");
-    for (int s = 0; s < ALLREDUCE_SIZES; s++) fprintf(out, " %6.2f", best_of(t, s) < 0 ? 0 : t->us[s][best_of(t, s)]);
-    if (t->nccl_version) {
-        fprintf(out, "\n%-38s", "ncclAllReduce");
-        for (int s = 0; s < ALLREDUCE_SIZES; s++) fprintf(out, " %6.2f", t->nccl[s]);
-        fprintf(out, "\n%-38s", "times as fast");
-        for (int s = 0; s < ALLREDUCE_SIZES; s++)
-            fprintf(out, " %6.2f", best_of(t, s) < 0 ? 0 : t->nccl[s] / t->us[s][best_of(t, s)]);
-    }
+    for (int s = 0; s < ALLREDUCE_SIZES; s++) values[s] = best_of(t, s) < 0 ? 0 : t->us[s][best_of(t, s)];
+    print_row(out, "best of bf16", values);
+    print_row(out, "NCCL, in a graph", t->nccl[NCCL_GRAPHED]);
+    print_row(out, "NCCL, launched", t->nccl[NCCL_LAUNCHED]);
+    for (int s = 0; s < ALLREDUCE_SIZES; s++) values[s] = ratio_of(t, s);
+    print_row(out, "times as fast", values);
     fputc('\n', out);
 }
 
@@ -59,9 +74,10 @@ static bool print_json(const AllReduceTimes *t, FILE *out) {
         int best = best_of(t, s);
         json_t *size = json_pack("{s:i, s:f, s:o}", "bytes", allreduce_sizes[s] << 10, "us",
                                  best < 0 ? 0.0 : t->us[s][best], "ways", ways);
-        if (t->nccl_version) {
-            json_object_set_new(size, "nccl_us", json_real(t->nccl[s]));
-            json_object_set_new(size, "ratio", json_real(best < 0 ? 0.0 : t->nccl[s] / t->us[s][best]));
+        if (nccl_of(t, s) > 0) {
+            json_object_set_new(size, "nccl_us", json_real(nccl_of(t, s)));
+            json_object_set_new(size, "nccl_graph", json_boolean(t->nccl[NCCL_GRAPHED][s] > 0));
+            json_object_set_new(size, "ratio", json_real(ratio_of(t, s)));
         }
         json_array_append_new(sizes, size);
     }

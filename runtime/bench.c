@@ -36,7 +36,7 @@ tr_request bench_request(const tr_session *session, const BenchJob *job, int rou
     for (int i = 0; i < PROMPT; i++) prompt[i] = (i * 37 + 5) % tr_vocab(session);
     return (tr_request){.tokens = prompt,
                         .token_count = PROMPT,
-                        .start = job->alone ? job->context - PROMPT : 0,
+                        .start = job->made ? job->context - PROMPT : 0,
                         .max_tokens = rounds * (drafts ? TR_MAX_BLOCK : 1) + 1,
                         .temperature = job->temperature,
                         .top_k = job->top_k,
@@ -44,7 +44,7 @@ tr_request bench_request(const tr_session *session, const BenchJob *job, int rou
                         .seed = job->seed,
                         .no_draft = job->no_draft,
                         .ignore_end = true,
-                        .accept = job->alone && drafts && !(job->accept > 0) ? bench_acceptances[0] : job->accept};
+                        .accept = job->made && drafts && !(job->accept > 0) ? bench_acceptances[0] : job->accept};
 }
 
 // A run of its own, so that keeping records slows down no round that is timed.

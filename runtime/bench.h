@@ -4,15 +4,16 @@
 #define TILERUN_BENCH_H
 #include "tilerun.h"
 
-enum { BENCH_CONTEXT = 1024, BENCH_PROMPT = 16 }; // positions before the rounds of a rank alone
+enum { BENCH_CONTEXT = 1024, BENCH_PROMPT = 16 }; // positions before the rounds where all is made
 
 typedef struct BenchJob {
     int rounds;
     bool alone; // one rank of several: see gpu_bench.c
+    bool made;  // alone, or weights of all ranks made on their GPUs: rounds behind positions that are made too
     int rank;
-    int context; // alone: positions before the first round that is timed
+    int context; // made: positions before the first round that is timed
     bool no_draft;
-    double accept; // mean of drawn lengths; 0: verified, alone 6.30
+    double accept; // mean of drawn lengths; 0: verified, made 6.30
     double temperature, top_p;
     int top_k;
     uint64_t seed;
@@ -20,7 +21,7 @@ typedef struct BenchJob {
     FILE *text, *json, *trace; // where the results go, for people, and as JSON all of them or the trace alone; or NULL
 } BenchJob;
 
-// Positions that the session of a rank alone keeps.
+// Positions that the session keeps where all is made.
 int bench_positions(const BenchJob *job);
 // What is timed: rounds after a short prompt of arbitrary ids.
 typedef int BenchPrompt[BENCH_PROMPT];

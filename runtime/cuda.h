@@ -38,6 +38,7 @@ enum {
 enum {
     CUDA_LAUNCH_EARLY = 6, // programmatic stream serialization: before the kernel before it in the stream has ended
     CUDA_CAPTURE_THREAD = 1,
+    CUDA_CAPTURE_RELAXED = 2,
 };
 typedef struct CudaLaunchAttribute {
     int id, padding;

@@ -18,6 +18,7 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
     bool graph = gpu->arm == GPU_GRAPH;
     if (gpu->dead) return gpu_is_dead(gpu);
     if (!graph && !gpu->launched && !gpu_launch(gpu)) return EXIT_ENVIRONMENT;
+    if (gpu->ranks && !ranks_sound(gpu->ranks)) return gpu_give_up(gpu, NULL);
     if (gpu->cuda->stream_query(gpu->stream) != (graph ? CUDA_OK : CUDA_NOT_READY))
         return gpu_give_up(gpu, graph ? "a kernel of the round before failed" : "the kernel ended while it was idle");
     if (graph && (r->logits || r->halt)) {
@@ -27,6 +28,8 @@ static Exit gpu_begin(void *self, const DecodeRequest *r) {
     EngineMailbox *mailbox = &gpu->host->mailbox;
     gpu->request = *r;
     gpu->end_count = 0;
+    gpu->digest = 0;
+    if (!gpu_tell_request(gpu)) return gpu_give_up(gpu, NULL);
     memcpy(gpu->host->prompt, r->prompt, (size_t)r->prompt_count * sizeof(int32_t));
     mailbox->body = (EngineRequest){.prompt = (uint32_t)r->prompt_count,
                                     .limit = (uint32_t)r->limit,
@@ -67,6 +70,10 @@ static const EngineRound *await(Gpu *gpu, Exit *code) {
             double time = gpu_now();
             if (until == 0) until = time + 1.5 * gpu->options.timeout;
             entry = arrived(gpu); // also what came before the kernel ended
+            if (!entry && gpu->ranks && !ranks_sound(gpu->ranks)) {
+                *code = gpu_give_up(gpu, NULL);
+                return NULL;
+            }
             if (!entry && (gone || time > until)) {
                 *code = gpu_give_up(gpu, gone ? "the kernel gave up: a wait lasted too long"
                                               : "no round came for 1.5 s: the kernel hangs");
@@ -96,6 +103,7 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     Exit code = EXIT_OK;
     *out = (DecodedRound){0};
     if (gpu->dead) return gpu_is_dead(gpu);
+    if (gpu->request.logits && gpu->end_count > 0 && !gpu_tell(gpu, RANK_STEP)) return gpu_give_up(gpu, NULL);
     gpu_say(&gpu->host->mailbox.taken, gpu->read); // a held round is done with
     if (*gpu->options.cancelled) gpu_say(&gpu->host->mailbox.cancel, gpu->number);
     if (gpu->arm == GPU_GRAPH) { // nothing waits for the host there: rounds are kept on their way
@@ -124,10 +132,14 @@ static Exit gpu_next(void *self, DecodedRound *out) {
     gpu->read++;
     if (!gpu->request.logits) gpu_say(&gpu->host->mailbox.taken, gpu->read);
     if (out->last) gpu->open = false;
-    if (sound) return EXIT_OK;
+    if (sound) {
+        gpu_digest(gpu, out);
+        return out->last ? gpu_ranks_done(gpu) : EXIT_OK;
+    }
     diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel answered at position %d with tokens that there are none of",
                out->start);
     gpu->dead = true;
+    if (gpu->ranks && ranks_self(gpu->ranks) > 0) ranks_leave(gpu->ctx, gpu->ranks, EXIT_VERIFY);
     gpu_release(gpu);
     return EXIT_VERIFY;
 }
@@ -159,7 +171,10 @@ static Exit gpu_logits(void *self, int row, float *out) {
             return EXIT_ENVIRONMENT;
         gpu->logits_of = gpu->read;
     }
-    memcpy(out, gpu->logits + (size_t)row * vocab, vocab * sizeof *out);
+    size_t share = vocab / (size_t)gpu->prog->ranks; // [ranks][rows][share]
+    for (size_t rank = 0; rank < (size_t)gpu->prog->ranks; rank++)
+        memcpy(out + rank * share, gpu->logits + (rank * (size_t)gpu->prog->rows + (size_t)row) * share,
+               share * sizeof *out);
     return EXIT_OK;
 }
 
@@ -171,6 +186,7 @@ GpuFigures gpu_figures(const Decoder *decoder) {
 static void gpu_close(void *self) {
     Gpu *gpu = self;
     gpu_end(gpu);
+    if (!gpu->dead) gpu_tell(gpu, RANK_CLOSE); // the others leave the communicator when this one does
     ctx_done(gpu->ctx, gpu);
 }
 
@@ -202,13 +218,15 @@ static bool bundle_fits(Gpu *gpu, const Bundle *bundle) {
 Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bundle, const PackList *weights,
               const GpuOptions *options, Decoder *out) {
     Gpu *gpu = ARENA_NEW(ctx->arena, Gpu);
-    *gpu = (Gpu){.ctx = ctx, .model = model, .prog = prog, .weights = weights, .options = *options};
+    *gpu = (Gpu){
+        .ctx = ctx, .model = model, .prog = prog, .weights = weights, .options = *options, .ranks = options->ranks};
     if (!(gpu->options.timeout > 0)) gpu->options.timeout = 1;
     gpu->context = model->context;
-    // Alone, the last rounds may lie behind the model's context: what is timed begins at any position of it.
-    if (options->context > 0 && (options->alone || options->context < model->context)) gpu->context = options->context;
-    if (prog->ranks > 1 && !options->alone) {
-        diag_error(ctx, E0905, NO_SPAN, "the bundle is for %d GPUs; this program drives one", prog->ranks);
+    // Where all is made, the last rounds may lie behind the model's context: what is timed begins at any position of
+    // it.
+    if (options->context > 0 && (options->made || options->context < model->context)) gpu->context = options->context;
+    if (prog->ranks > 1 && !options->alone && !options->ranks) {
+        diag_error(ctx, E0905, NO_SPAN, "the bundle is for %d GPUs; this is done on one", prog->ranks);
         diag_help(ctx, "build with --tp 1, run it on the CPU with --host, or time one rank of it by itself: "
                        "`tilerun bench BUNDLE --alone synthetic:1`");
         return EXIT_ENVIRONMENT;
@@ -218,6 +236,8 @@ Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bund
     ctx_defer(ctx, release, gpu);
     Exit code = gpu_load(gpu);
     if (code != EXIT_OK) {
+        gpu->dead = true;
+        if (gpu->ranks && ranks_self(gpu->ranks) > 0) ranks_leave(ctx, gpu->ranks, code);
         ctx_done(ctx, gpu);
         return code;
     }

@@ -3,22 +3,29 @@
 //
 // Nothing waits for ever: the kernel bounds its own waits, and the host gives up when no round comes. Then the kernel
 // is told to leave, who waited for what is reported (E0906), and the device is released.
+//
+// Of several ranks each process opens its own (ranks.h); rank 0's is the Decoder, and what is asked of it here the
+// other processes do too (gpu_ranks.c).
 #ifndef TILERUN_GPU_H
 #define TILERUN_GPU_H
 #include "bundle.h"
 #include "decoder.h"
 #include "pack.h"
 #include "progress.h"
+#include "ranks.h"
 #include "trace.h"
 
 typedef struct GpuOptions {
     const char *library; // the driver; NULL: libcuda.so.1
+    const char *nccl;    // NULL: libnccl.so.2
     int device, context, threads;
     double timeout; // seconds that the kernel waits for anything; the host half as long again
     bool trace;     // room for the records of gpu_trace
     bool graph;     // the graph arm of benches, which is the one that runs first: see gpu_graph.c
-    bool alone; // one rank of several by itself, with weights and caches made on the GPU from `seed`: see gpu_bench.c
-    int rank;   // whose work is done
+    bool alone;     // one rank of several by itself: see gpu_bench.c
+    bool made;      // weights and caches are made on the GPU from `seed`, as always for one that is alone
+    int rank;       // whose work is done
+    Ranks *ranks;   // NULL: one, or alone
     uint64_t seed;
     const volatile sig_atomic_t *cancelled;
     Progress progress;
@@ -28,6 +35,9 @@ typedef struct GpuOptions {
 // reporting.
 Exit gpu_open(Ctx *ctx, const Model *model, const Prog *prog, const Bundle *bundle, const PackList *weights,
               const GpuOptions *options, Decoder *out);
+
+// A rank other than 0: does what rank 0 says until it closes, and ends the process.
+_Noreturn void gpu_follow(const Decoder *decoder);
 
 // What was measured while opening. `decoder` is of gpu_open.
 typedef struct GpuFigures {

@@ -1,6 +1,6 @@
-// What `tilerun bench` asks of a GPU beside rounds. For one rank alone: weights and caches made on the GPU by the
-// cubin's own kernels (templates/bench.cuh), of which the host only says what each segment is. For all: the streaming
-// rate of the memory that weights lie in, and what the kernel noted of its tasks.
+// What `tilerun bench` asks of a GPU beside rounds. For one rank alone, or ranks without a checkpoint: weights and
+// caches made on the GPU by the cubin's own kernels (templates/bench.cuh), of which the host only says what each
+// segment is. For all: the streaming rate of the memory that weights lie in, and what the kernel noted of its tasks.
 #include "emit.h"
 #include "gpu_parts.h"
 #include "../templates/synthetic.h"
@@ -16,10 +16,12 @@ static bool ok(Gpu *gpu, int result, const char *tried) { return cuda_ok(gpu->ct
 
 // ---- Weights and caches ----
 
-// As checkpoint_slots.c has it, but by the inputs that this rank has, for the other ranks' parts of a sum are missing;
-// and with a router and a bias whose choices are nearly uniform: a token takes any expert as likely as another.
-static void spread_of(const PackSegment *s, EngineFill *f) {
-    float inputs = s->a ? 1 / sqrtf((float)s->a->cols) : 1;
+// As checkpoint_slots.c has it, but of a rank alone by the inputs that it has, for the other ranks' parts of a sum are
+// missing; and with a router and a bias whose choices are nearly uniform: a token takes any expert as likely as
+// another.
+static void spread_of(const Gpu *gpu, const PackSegment *s, EngineFill *f) {
+    bool parts = gpu->ranks && (s->slot == SLOT_O || s->slot == SLOT_DOWN || s->slot == SLOT_EXPERT_DOWN);
+    float inputs = s->a ? 1 / sqrtf((float)s->a->cols * (float)(parts ? gpu->prog->ranks : 1)) : 1;
     switch (s->slot) {
     case SLOT_INPUT_NORM:
     case SLOT_POST_NORM:
@@ -37,12 +39,28 @@ static void spread_of(const PackSegment *s, EngineFill *f) {
     }
 }
 
-static uint64_t key_of(uint64_t seed, uint64_t segment) {
+// Of several ranks each has its own numbers, but for what all have alike.
+static uint64_t key_of(const Gpu *gpu, uint64_t segment, bool alike) {
+    uint64_t seed = gpu->options.seed + (gpu->ranks && !alike ? (uint64_t)gpu->options.rank << 56 : 0);
     return fill_mix(fill_mix(seed + 0x9E3779B97F4A7C15u) ^ segment);
 }
+static bool is_alike(int slot) {
+    switch (slot) {
+    case SLOT_QKV:
+    case SLOT_O:
+    case SLOT_UP:
+    case SLOT_DOWN:
+    case SLOT_EXPERT_UP:
+    case SLOT_EXPERT_DOWN:
+    case SLOT_SINK:
+    case SLOT_HEAD:
+    case SLOT_FC: return false;
+    default: return true;
+    }
+}
 
-static void fill_of(const PackSegment *s, EngineFill *f) {
-    spread_of(s, f);
+static void fill_of(const Gpu *gpu, const PackSegment *s, EngineFill *f) {
+    spread_of(gpu, s, f);
     f->quads = (s->bytes + 15) / 16; // the segment's end is aligned, so a last piece may go over it
     if (s->kind == PACK_ROWS || s->kind == PACK_HALVES || s->kind == PACK_FLOATS) {
         size_t element = s->kind == PACK_FLOATS ? 4 : 2;
@@ -82,7 +100,7 @@ static bool caches_fill(Gpu *gpu, void *kernel, const Attention *a, const Engine
     uint64_t rows = (uint64_t)(a->kv_heads / gpu->prog->ranks) * layer->capacity;
     EngineFill k = {.at = layer->k,
                     .quads = rows * (uint64_t)KEY_DIM(a->qk_dim) / 8,
-                    .key = key_of(gpu->options.seed, (*segment)++),
+                    .key = key_of(gpu, (*segment)++, false),
                     .kind = FILL_HALVES,
                     .rows = (uint32_t)rows,
                     .cols = (uint32_t)a->qk_dim,
@@ -91,7 +109,7 @@ static bool caches_fill(Gpu *gpu, void *kernel, const Attention *a, const Engine
     EngineFill v = k;
     v.at = layer->v;
     v.quads = rows * (uint64_t)a->v_dim / 8;
-    v.key = key_of(gpu->options.seed, (*segment)++);
+    v.key = key_of(gpu, (*segment)++, false);
     v.cols = v.pitch = (uint32_t)a->v_dim;
     v.std = (float)a->value_scale;
     return fill(gpu, kernel, &k) && fill(gpu, kernel, &v);
@@ -120,8 +138,9 @@ bool gpu_fill(Gpu *gpu) {
     progress_tell(&gpu->options.progress, "making weights", 0);
     if (!fill_kernel(gpu, &kernel)) return false;
     for (size_t i = 0; i < list->count; i++) {
-        EngineFill f = {.at = gpu->memory[MEMORY_WEIGHTS].at + list->at[i].offset, .key = key_of(gpu->options.seed, i)};
-        fill_of(&list->at[i], &f);
+        EngineFill f = {.at = gpu->memory[MEMORY_WEIGHTS].at + list->at[i].offset,
+                        .key = key_of(gpu, i, is_alike(list->at[i].slot))};
+        fill_of(gpu, &list->at[i], &f);
         if (!fill(gpu, kernel, &f)) return false;
     }
     bool made = gpu_fill_caches(gpu) && ok(gpu, gpu->cuda->stream_wait(gpu->stream), "making weights");

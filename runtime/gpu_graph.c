@@ -187,7 +187,7 @@ Exit gpu_arm(const Decoder *decoder, GpuArm arm) {
     Exit code = gpu_rest(gpu);
     if (code != EXIT_OK) return code;
     gpu->arm = arm;
-    return (!gpu->options.alone || gpu_fill_caches(gpu)) &&
+    return (!gpu->options.made || gpu_fill_caches(gpu)) &&
                    ok(gpu, gpu->cuda->stream_wait(gpu->stream), "clearing the device's memory") &&
                    (arm == GPU_GRAPH || gpu_launch(gpu))
                ? EXIT_OK

@@ -61,6 +61,7 @@ void gpu_release(Gpu *gpu) {
         }
     }
     if (gpu->graph) gpu_graph_close(gpu);
+    if (gpu->ranks) gpu_window_close(gpu);
     bool failed = gpu->launched && cuda->stream_query(gpu->stream) != CUDA_OK;
     for (int i = 0; i < MEMORIES; i++)
         if (gpu->memory[i].at) cuda->memory_free(gpu->memory[i].at), gpu->memory[i].at = 0;
@@ -70,7 +71,8 @@ void gpu_release(Gpu *gpu) {
     if (gpu->stream) cuda->stream_free(gpu->stream);
     if (gpu->copies) cuda->stream_free(gpu->copies);
     cuda->context_set(NULL);
-    if (failed) cuda->context_reset(gpu->device.device); // an error of the kernel stays in its context
+    // An error of the kernel stays in its context; but NCCL's threads are in there too, and the process is to end.
+    if (failed && !gpu->ranks) cuda->context_reset(gpu->device.device);
     cuda->context_release(gpu->device.device);
     gpu->host = NULL;
     gpu->logits = NULL;
@@ -78,25 +80,48 @@ void gpu_release(Gpu *gpu) {
     gpu->held = gpu->launched = false;
 }
 
-Exit gpu_give_up(Gpu *gpu, const char *what) {
-    gpu_say(&gpu->host->mailbox.abort, 1);
-    gpu->dead = true;
-    gpu->open = false;
-    bool left = gpu_leaves(gpu, ABORT_PATIENCE);
+// What the kernel left behind. The exit code: with several ranks, one that hangs is an environment that failed.
+static Exit autopsy(Gpu *gpu, const char *what, bool left) {
     int result = left ? gpu->cuda->stream_query(gpu->stream) : CUDA_OK;
     if (result != CUDA_OK) {
         diag_error(gpu->ctx, E0916, NO_SPAN, "the kernel failed: %s", cuda_words(gpu->ctx, gpu->cuda, result));
         diag_help(gpu->ctx, "--host runs the same Prog on the host executor");
-    } else {
-        // A kernel that does not leave may still be writing them.
-        EngineReport *records = ARENA_ARRAY(gpu->ctx->arena, EngineReport, REPORT_RECORDS);
-        for (int i = 0; i < REPORT_RECORDS; i++)
-            if (__atomic_load_n(&gpu->host->report[i].kind, __ATOMIC_ACQUIRE)) records[i] = gpu->host->report[i];
-        gpu_report(gpu->ctx, gpu->prog, records, REPORT_RECORDS, what);
-        if (!left) diag_note(gpu->ctx, NO_SPAN, "it does not leave either; it ends with this process");
+        return gpu->ranks ? EXIT_ENVIRONMENT : EXIT_VERIFY;
     }
+    // A kernel that does not leave may still be writing them.
+    EngineReport *records = ARENA_ARRAY(gpu->ctx->arena, EngineReport, REPORT_RECORDS);
+    for (int i = 0; i < REPORT_RECORDS; i++)
+        if (__atomic_load_n(&gpu->host->report[i].kind, __ATOMIC_ACQUIRE)) records[i] = gpu->host->report[i];
+    DiagCode code = gpu_report(gpu->ctx, gpu->prog, gpu->options.rank, records, REPORT_RECORDS, what);
+    if (!left) diag_note(gpu->ctx, NO_SPAN, "it does not leave either; it ends with this process");
+    return gpu->ranks && code == E0906 ? EXIT_ENVIRONMENT : EXIT_VERIFY;
+}
+
+// Rank 0, whose own kernel has been told to leave. A process that is not there any more is the reason for all else; but
+// the others know nothing yet of a kernel that could not tell them.
+static Exit ranks_autopsy(Gpu *gpu, const char *what, bool left) {
+    Exit code = EXIT_ENVIRONMENT;
+    bool crashed = what && left && gpu->cuda->stream_query(gpu->stream) != CUDA_OK;
+    if (crashed) return autopsy(gpu, what, left);
+    if (!ranks_gone(gpu->ctx, gpu->ranks, RANK_PATIENCE)) {
+        if (what) code = autopsy(gpu, what, left);
+        Exit theirs = what && code == EXIT_VERIFY ? EXIT_OK : ranks_failures(gpu->ctx, gpu->ranks);
+        if (!what && theirs != EXIT_OK) code = theirs;
+    }
+    return code;
+}
+
+Exit gpu_give_up(Gpu *gpu, const char *what) {
+    bool first = gpu->ranks && ranks_self(gpu->ranks) == 0;
+    gpu_say(&gpu->host->mailbox.abort, 1);
+    gpu->dead = true;
+    gpu->open = false;
+    bool left = !gpu->launched || gpu_leaves(gpu, ABORT_PATIENCE);
+    Exit code = first ? ranks_autopsy(gpu, what, left) : autopsy(gpu, what, left);
+    if (gpu->ranks && !first) ranks_leave(gpu->ctx, gpu->ranks, code); // and the driver takes back what it had
+    if (gpu->ranks) ranks_kill(gpu->ranks);
     gpu_release(gpu);
-    return EXIT_VERIFY;
+    return code;
 }
 
 Exit gpu_is_dead(const Gpu *gpu) {
@@ -119,9 +144,14 @@ static bool clear(Gpu *gpu) {
 Exit gpu_rest(Gpu *gpu) {
     if (gpu->dead) return gpu_is_dead(gpu);
     if (!gpu->launched) return EXIT_OK;
+    if (!gpu_tell(gpu, RANK_REST)) return gpu_give_up(gpu, NULL);
     gpu_say(&gpu->host->mailbox.stop, 1);
     if (!gpu_leaves(gpu, STOP_PATIENCE)) return gpu_give_up(gpu, "the kernel does not end");
     if (gpu->cuda->stream_query(gpu->stream) != CUDA_OK) return gpu_give_up(gpu, "the kernel failed while it was idle");
     gpu->launched = false;
-    return clear(gpu) ? EXIT_OK : EXIT_ENVIRONMENT;
+    // Kernels write into each other's buffers: these are cleared when all have ended, and written when all are clear.
+    if (!gpu_meet(gpu, REST_PATIENCE)) return gpu_give_up(gpu, NULL);
+    if (!clear(gpu) || !ok(gpu, gpu->cuda->stream_wait(gpu->stream), "clearing the device's memory"))
+        return EXIT_ENVIRONMENT;
+    return gpu_meet(gpu, REST_PATIENCE) ? EXIT_OK : gpu_give_up(gpu, NULL);
 }

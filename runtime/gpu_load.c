@@ -88,7 +88,8 @@ static void memory_layout(Gpu *gpu) {
     GpuMemory *m = gpu->memory;
     m[MEMORY_WEIGHTS] = (GpuMemory){"weights", gpu->weights->bytes, false, 0};
     m[MEMORY_CACHES] = (GpuMemory){"caches", caches_layout(gpu, NULL), true, 0};
-    m[MEMORY_BUFFERS] = (GpuMemory){"buffers", gpu->tables->slab_bytes, true, 0};
+    m[MEMORY_BUFFERS] =
+        (GpuMemory){"buffers", gpu->tables->slab_bytes + (gpu->ranks ? sizeof(EngineMeeting) : 0), true, 0};
     m[MEMORY_ROPE] = (GpuMemory){"tables of angles", rope_bytes(gpu), false, 0};
     m[MEMORY_CONTROL] = (GpuMemory){"tables of tasks", control_layout(gpu).bytes, true, 0};
     if (gpu->options.trace) {
@@ -146,6 +147,7 @@ static bool allocate(Gpu *gpu) {
     for (int i = 0; i < MEMORIES; i++) {
         GpuMemory *m = &gpu->memory[i];
         if (m->bytes == 0) continue;
+        if (i == MEMORY_BUFFERS && gpu->ranks) continue; // the window
         int result = need > unused ? CUDA_OUT_OF_MEMORY : cuda->memory_new(&m->at, m->bytes);
         if (result == CUDA_OUT_OF_MEMORY) return too_large(gpu, need, unused), false;
         if (!ok(gpu, result, "allocating the device's memory")) return false;
@@ -186,11 +188,15 @@ static bool tables_load(Gpu *gpu) {
     // A rank alone is its own peer as often as there are ranks: each of its pushes signals every rank once, and in a
     // real run every rank signals each counter once, so the counters come to the same. The other ranks' parts of a sum
     // stay the zeros that they were.
-    for (int rank = 0; rank < gpu->prog->ranks; rank++) p->peers[rank] = p->slab;
+    for (int rank = 0; rank < gpu->prog->ranks; rank++) p->peers[rank] = gpu->ranks ? gpu->window.at[rank] : p->slab;
     p->rank = (uint32_t)gpu->options.rank;
     p->state = at + c.state;
     p->gate = at + c.gate;
     p->abort = at + c.abort;
+    if (gpu->ranks) {
+        p->meeting = p->slab + gpu->tables->slab_bytes;
+        p->abort = p->meeting + offsetof(EngineMeeting, abort);
+    }
     p->claims = at + c.claims;
     p->exits = at + c.exits;
     p->prompt = at + c.prompt;
@@ -297,6 +303,7 @@ static bool device_open(Gpu *gpu) {
         return false;
     }
     int result = cuda->context_retain(&context, gpu->device.device);
+    gpu->cuda_context = context;
     if (result == CUDA_OUT_OF_MEMORY) return too_large(gpu, needed(gpu), 0), false; // not even for a context
     if (!ok(gpu, result, "opening the device")) {
         if (gpu->device.mode == CUDA_MODE_EXCLUSIVE)
@@ -314,12 +321,13 @@ Exit gpu_load(Gpu *gpu) {
     gpu->cuda = cuda_open(gpu->ctx, gpu->options.library);
     if (!gpu->cuda || !cuda_device(gpu->ctx, gpu->cuda, gpu->options.device, &gpu->device) ||
         !cuda_fits(gpu->ctx, &gpu->device, gpu->prog->sku, gpu->prog->workers, gpu_shared(gpu)) || !device_open(gpu) ||
-        !allocate(gpu) || !tables_load(gpu) || !rope_load(gpu) || !module_open(gpu))
+        !allocate(gpu) || (gpu->ranks && !gpu_window(gpu)) || !tables_load(gpu) || !rope_load(gpu) || !module_open(gpu))
         return EXIT_ENVIRONMENT;
     size_t errors = diag_errors(gpu->ctx);
-    if (!(gpu->options.alone ? gpu_fill(gpu) : weights_load(gpu)))
+    if (!(gpu->options.made ? gpu_fill(gpu) : weights_load(gpu)))
         return diag_code_at(gpu->ctx, errors) == E0742 ? EXIT_INPUT : EXIT_ENVIRONMENT;
     gpu->figures.ready = gpu_now();
     gpu->figures.weights = gpu->weights->bytes;
+    if (!gpu_meet(gpu, 0)) return gpu_give_up(gpu, NULL);
     return (gpu->graph ? gpu_graph_open(gpu) : gpu_launch(gpu)) ? EXIT_OK : EXIT_ENVIRONMENT;
 }

@@ -3,6 +3,7 @@
 #define TILERUN_GPU_PARTS_H
 #include "cuda.h"
 #include "gpu.h"
+#include "nccl.h"
 #include "trace.h"
 
 enum {
@@ -14,6 +15,8 @@ enum {
     STOP_PATIENCE = 2000, // ms to leave when idle
     MEMORIES = 8,
 };
+#define RANK_PATIENCE 0.3 // seconds that another rank has to say what happened to it
+#define REST_PATIENCE 3.0 // to end its kernel
 
 // One allocation of the device's memory, by what it is for.
 typedef struct GpuMemory {
@@ -50,7 +53,7 @@ typedef struct Gpu {
     bool held;     // the context
     bool launched; // the kernel runs, or ran until it failed; else it is launched with the next request
     bool dead;     // after a failure: nothing of the device is left
-    void *module, *function, *stream, *copies;
+    void *cuda_context, *module, *function, *stream, *copies;
     GpuMemory memory[MEMORIES];
     GpuHost *host;
     CudaAddress host_at;
@@ -59,6 +62,11 @@ typedef struct Gpu {
     GpuFigures figures;
     GpuGraph *graph; // NULL without the graph arm
     GpuArm arm;      // that runs
+    Ranks *ranks;    // NULL: one, or alone
+    Nccl *nccl;
+    NcclWindow window; // several ranks: the buffers
+    uint64_t digest;   // of the request's tokens so far
+    void *told;        // room for a request as it is told to them
 
     DecodeRequest request;
     bool open;                 // a request is
@@ -85,6 +93,17 @@ bool gpu_graph_feed(Gpu *gpu); // keeps rounds on their way
 // alone. False after reporting.
 bool gpu_fill(Gpu *gpu);
 bool gpu_fill_caches(Gpu *gpu);
+// gpu_ranks.c: the buffers as a window that the other ranks write into, and where theirs are. False after reporting.
+bool gpu_window(Gpu *gpu);
+void gpu_window_close(Gpu *gpu);
+// All ranks come here before any goes on; `seconds` 0: rank 0 waits for ever, for one may read its weights from a slow
+// disk. Of rank 0 false when one does not come; who, gpu_give_up says.
+bool gpu_meet(Gpu *gpu, double seconds);
+// Rank 0: the others are told; false when one does not take it. The newest request's end is waited for: an exit code.
+bool gpu_tell(Gpu *gpu, RankWord word);
+bool gpu_tell_request(Gpu *gpu);
+Exit gpu_ranks_done(Gpu *gpu);
+void gpu_digest(Gpu *gpu, const DecodedRound *round);
 // gpu_kernel.c: bytes of shared memory that the kernel takes at most.
 int gpu_shared(const Gpu *gpu);
 // What a kernel is given that declares some of them.
@@ -98,8 +117,8 @@ Exit gpu_rest(Gpu *gpu);
 bool gpu_leaves(const Gpu *gpu, int ms);
 // A word of the mailbox, after all that was written before it.
 void gpu_say(volatile uint32_t *word, uint32_t value);
-// gpu_report.c: the diagnostic E0906 with what the records say.
-void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what);
+// gpu_report.c: the diagnostic E0906 with what the records say, or E0904 where ranks do not agree; the code.
+DiagCode gpu_report(Ctx *ctx, const Prog *prog, int rank, const EngineReport *records, int count, const char *what);
 // gpu.c: seconds of CLOCK_MONOTONIC.
 double gpu_now(void);
 // gpu_kernel.c: ends the kernel and releases the device, whatever state it is in.

@@ -37,6 +37,7 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int o
     if (r->kind != WAITER_GATE) text_printf(&text, "%s, ", task_text(ctx, prog, r));
     text_printf(&text, "round %u: ", r->round);
     switch (r->kind) {
+    case WAITER_RANK: text_printf(&text, "waits for what rank %u says of round %u", r->group, r->round - 1); break;
     case WAITER_COUNTER:
         text_printf(&text, "waits for %s to reach %u; it is at %u", group_text(ctx, prog, r->group), r->want, r->have);
         break;
@@ -51,13 +52,26 @@ static void record_note(Ctx *ctx, const Prog *prog, const EngineReport *r, int o
 // What is told first: waits between workers, the earliest task of the earliest round before the others, since what that
 // one waits for is what is missing; then waits inside a worker, whose reason lies elsewhere.
 static bool comes_before(const EngineReport *a, const EngineReport *b) {
-    if ((a->kind == WAITER_COUNTER) != (b->kind == WAITER_COUNTER)) return a->kind == WAITER_COUNTER;
+    bool a_between = a->kind == WAITER_COUNTER || a->kind == WAITER_RANK,
+         b_between = b->kind == WAITER_COUNTER || b->kind == WAITER_RANK;
+    if (a_between != b_between) return a_between;
     if (a->round != b->round) return a->round < b->round;
     if (a->instance != b->instance) return a->instance < b->instance;
     return a->step < b->step;
 }
 
-void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int count, const char *what) {
+static void disagreement(Ctx *ctx, int rank, const EngineReport *r) {
+    diag_error(
+        ctx, E0904, NO_SPAN,
+        "the ranks do not agree: after round %u the tokens of rank %d have the digest %08x, those of rank %u %08x",
+        r->round - 1, rank, r->want, r->group, r->have);
+    diag_help(ctx, "--host runs the same Prog on the host executor; a GPU that computes wrongly often shows in the "
+                   "system's log (`dmesg`, lines with Xid)");
+}
+
+DiagCode gpu_report(Ctx *ctx, const Prog *prog, int rank, const EngineReport *records, int count, const char *what) {
+    for (int i = 0; i < count; i++)
+        if (records[i].kind == WAITER_DIGEST) return disagreement(ctx, rank, &records[i]), E0904;
     bool *told = ARENA_ARRAY(ctx->arena, bool, count);
     int known = 0, left = 0;
     diag_error(ctx, E0906, NO_SPAN, "%s", what);
@@ -78,4 +92,5 @@ void gpu_report(Ctx *ctx, const Prog *prog, const EngineReport *records, int cou
     if (left) diag_note(ctx, NO_SPAN, "and %d more waited", left);
     if (known == 0) diag_note(ctx, NO_SPAN, "the kernel left no report");
     diag_help(ctx, "--host runs the same Prog on the host executor");
+    return E0906;
 }

@@ -101,7 +101,7 @@ static int read_numbers(Settings *s) {
                    {OPTION_RANK, 0, 7, 0, true},
                    {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false},
                    {OPTION_TIMEOUT, 0.1, 600, 0, false},
-                   {OPTION_GPUS, 2, 8, 2, true},
+                   {OPTION_GPUS, 1, 8, 0, true},
                    {OPTION_BLOCKS, 1, 1024, 0, true}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];
@@ -276,12 +276,18 @@ static int logits(tr_session *session, const Settings *s) {
 
 static bool graph_arm(const Settings *s) { return s->value[OPTION_ARM] && strcmp(s->value[OPTION_ARM], "graph") == 0; }
 
-// What is timed, of a rank alone: rounds behind `context` positions, in caches with room for them.
+// Whether weights and caches are made on the GPU.
+static bool all_made(const Settings *s) {
+    return s->value[OPTION_ALONE] || (s->gpus > 1 && strncmp(s->value[OPTION_WEIGHTS], "synthetic:", 10) == 0);
+}
+
+// What is timed there: rounds behind `context` positions, in caches with room for them.
 static BenchJob bench_job(const Settings *s) {
     return (BenchJob){.rounds = (int)s->rounds,
                       .alone = s->value[OPTION_ALONE] != NULL,
                       .rank = (int)s->rank,
-                      .context = s->value[OPTION_CONTEXT] || !s->value[OPTION_ALONE] ? (int)s->context : BENCH_CONTEXT,
+                      .made = all_made(s),
+                      .context = s->value[OPTION_CONTEXT] || !all_made(s) ? (int)s->context : BENCH_CONTEXT,
                       .no_draft = s->value[OPTION_NO_DRAFT] != NULL,
                       .accept = s->accept,
                       .temperature = s->temperature,
@@ -371,10 +377,10 @@ int main(int argc, char **argv) {
     if (graph && s.value[OPTION_TRACE]) return usage("%s is of the engine alone", "--trace");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
     const bool sums = s.value[OPTION_ALLREDUCE] != NULL;
+    if (sums && !s.gpus) s.gpus = 2;
     if (sums && s.gpus != 2 && s.gpus != 4 && s.gpus != 8)
         return usage("%s wants 2, 4 or 8: sums are made for these numbers of GPUs", "--gpus");
-    for (int o = OPTION_GPUS; o <= OPTION_BLOCKS; o++)
-        if (s.value[o] && !sums) return usage("%s is of --allreduce: give both", options[o].name);
+    if (s.value[OPTION_BLOCKS] && !sums) return usage("%s is of --allreduce: give both", "--blocks");
     tr_session *session;
     int shown = -1;
     tr_options open = {.bundle = s.bundle,
@@ -387,11 +393,13 @@ int main(int argc, char **argv) {
                        .graph = graph,
                        .alone = s.value[OPTION_ALONE] != NULL,
                        .rank = (int)s.rank,
+                       .gpus = (int)s.gpus,
                        .timeout = s.timeout,
                        .cuda = getenv("TILERUN_CUDA"),
+                       .nccl = getenv("TILERUN_NCCL"),
                        .progress = isatty(2) ? show_progress : NULL,
                        .progress_user = &shown};
-    if (open.alone) {
+    if (command == 2 && all_made(&s)) {
         BenchJob job = bench_job(&s);
         open.context = bench_positions(&job);
     }
@@ -414,6 +422,9 @@ int main(int argc, char **argv) {
     else
         fputs("error[E0001]: out of memory\n", stderr);
     interrupted_session = NULL;
+    bool several = session && tr_gpus(session) > 1;
     tr_close(session);
+    fflush(NULL);
+    if (several) _exit(code); // a thread of NCCL may still wait for a rank that has gone
     return code;
 }

@@ -33,7 +33,7 @@ static bool reach(PeerGroup *group, int from, int to) {
     if (!ok(group, group->cuda->peer_can(&can, a->device.device, b->device.device), "asking for links between GPUs"))
         return false;
     if (!can) {
-        diag_error(group->ctx, E0921, NO_SPAN, "device %d (%s) cannot reach the memory of device %d", a->device.ordinal,
+        diag_error(group->ctx, E0926, NO_SPAN, "device %d (%s) cannot reach the memory of device %d", a->device.ordinal,
                    a->device.name, b->device.ordinal);
         diag_help(group->ctx, "`nvidia-smi topo -p2p w` shows which can; --device N begins with another one");
         return false;

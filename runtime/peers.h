@@ -25,7 +25,7 @@ typedef struct PeerGroup {
 } PeerGroup;
 
 // Opens `count` devices, each with a stream and a window of `bytes`. False after reporting E0909, E0910, E0911, E0913
-// or E0921; close it then too.
+// or E0926; close it then too.
 bool peers_open(PeerGroup *group, Ctx *ctx, const Cuda *cuda, int first, int count, size_t bytes);
 void peers_close(void *group);
 // Makes the device of a rank the one that calls are for. False after reporting.

@@ -22,6 +22,7 @@ struct tr_session {
     PackFile *packed;
     Tokenizer *tokenizer; // NULL with synthetic weights
     int end_tokens[16], end_token_count;
+    Ranks *ranks; // on several GPUs; else NULL
     Decoder decoder;
     tr_figures figures;
     int *tokens; // [context] generated
@@ -43,7 +44,8 @@ static double now(void) {
 typedef struct Opening {
     tr_session *s;
     const tr_options *options;
-    int threads, rank; // rank: to pack, or alone
+    int threads, rank; // rank: to pack, alone, or of this process
+    bool several;      // the bundle runs on several GPUs
     uint64_t seed;     // of synthetic weights
     double started;
     const char *pack; // file to write, or NULL
@@ -73,20 +75,28 @@ static bool open_bundle(tr_session *s, const tr_options *o) {
     return false;
 }
 
+// The file of packed weights, with the rank's number for "{rank}".
+static const char *rank_path(const Opening *opening) {
+    const char *path = opening->options->weights, *mark = strstr(path, "{rank}");
+    if (!mark) return path;
+    return arena_printf(opening->s->ctx->arena, "%.*s%d%s", (int)(mark - path), path, opening->rank, mark + 6);
+}
+
 // A file is of packed weights, which the host executor cannot read.
 static bool open_packed(Opening *opening, bool gpu) {
     tr_session *s = opening->s;
-    const char *path = opening->options->weights;
+    const char *path = rank_path(opening);
     if (!gpu) {
         diag_error(s->ctx, E0747, file_span(s->ctx, path), "a file of weights; the host executor reads a folder");
         diag_help(s->ctx, "give the folder of the published checkpoint");
         return false;
     }
-    s->packed = pack_file_open(s->ctx, path, s->model, 0, s->prog->ranks, opening->threads, &opening->progress);
+    s->packed =
+        pack_file_open(s->ctx, path, s->model, opening->rank, s->prog->ranks, opening->threads, &opening->progress);
     if (!s->packed) return false;
     s->end_token_count = s->packed->end_token_count;
     memcpy(s->end_tokens, s->packed->end_tokens, sizeof s->end_tokens);
-    if (!s->packed->tokenizer) return true;
+    if (!s->packed->tokenizer || opening->rank > 0) return true; // text is rank 0's
     s->tokenizer = tokenizer_read(s->ctx, s->packed->tokenizer);
     return s->tokenizer != NULL;
 }
@@ -110,11 +120,12 @@ static bool open_weights(Opening *opening, bool gpu) {
     const char *path = opening->options->weights;
     if (is_synthetic(path)) {
         if (!seed_read(ctx, path, &opening->seed)) return false;
-        s->weights = opening->options->alone ? checkpoint_described(ctx, s->model)
-                                             : checkpoint_synthetic(ctx, s->model, opening->seed);
+        s->weights = opening->options->alone || opening->several ? checkpoint_described(ctx, s->model)
+                                                                 : checkpoint_synthetic(ctx, s->model, opening->seed);
         return s->weights != NULL;
     }
-    if (file_exists(path) && !file_is_folder(path)) return open_packed(opening, gpu);
+    const char *file = rank_path(opening);
+    if (file_exists(file) && !file_is_folder(file)) return open_packed(opening, gpu);
     if (!file_is_folder(path)) {
         diag_error(ctx, E0702, file_span(ctx, path), "no such folder of weights");
         return false;
@@ -123,6 +134,7 @@ static bool open_weights(Opening *opening, bool gpu) {
     if (!(s->weights = checkpoint_open(ctx, s->model, path))) return false;
     s->end_token_count = s->weights->end_token_count;
     memcpy(s->end_tokens, s->weights->end_tokens, sizeof s->end_tokens);
+    if (opening->several && opening->rank > 0) return true; // text is rank 0's
     s->tokenizer = tokenizer_open(ctx, file_join(ctx, path, s->model->tokenizer));
     return s->tokenizer != NULL;
 }
@@ -133,12 +145,15 @@ static Exit open_gpu(Opening *opening) {
     PackList *list = s->packed ? &s->packed->list : ARENA_NEW(s->ctx->arena, PackList);
     if (!s->packed && !pack_list(s->ctx, s->model, s->weights, opening->rank, s->prog->ranks, list)) return EXIT_INPUT;
     GpuOptions options = {.library = o->cuda,
-                          .device = o->device,
+                          .nccl = o->nccl,
+                          .device = o->device + (opening->several ? opening->rank : 0),
                           .context = o->context,
                           .threads = opening->threads,
                           .trace = o->trace,
                           .graph = o->graph,
                           .alone = o->alone,
+                          .made = o->alone || (opening->several && is_synthetic(o->weights)),
+                          .ranks = s->ranks,
                           .rank = opening->rank,
                           .seed = opening->seed,
                           .timeout = o->timeout,
@@ -183,6 +198,42 @@ static bool alone_fits(const Opening *opening, bool gpu) {
     return rank_exists(opening);
 }
 
+static bool gpus_fit(const Opening *opening, bool gpu) {
+    Ctx *ctx = opening->s->ctx;
+    int gpus = opening->options->gpus, ranks = opening->s->prog->ranks;
+    if (gpus == 0 || (gpu && gpus == ranks && !opening->options->alone)) return true;
+    if (!gpu)
+        diag_error(ctx, E0905, NO_SPAN, "the host executor runs on no GPU, let alone %d", gpus);
+    else if (opening->options->alone)
+        diag_error(ctx, E0905, NO_SPAN, "a rank alone is on one GPU, not %d", gpus);
+    else
+        diag_error(ctx, E0905, NO_SPAN, "the bundle is for %d GPU%s, not %d", ranks, ranks > 1 ? "s" : "", gpus);
+    diag_help(ctx, gpu && !opening->options->alone ? "build it with --tp %d, or leave out --gpus" : "leave out --gpus",
+              gpus);
+    return false;
+}
+
+// The process of a rank other than 0.
+static void follow(Ctx *ctx, void *user) {
+    Opening *opening = user;
+    Exit code = open_weights(opening, true) ? open_gpu(opening) : EXIT_INPUT;
+    if (code != EXIT_OK) ranks_leave(ctx, opening->s->ranks, code);
+    gpu_follow(&opening->s->decoder);
+}
+
+// Goes on in each rank's process; returns in that of rank 0.
+static bool fork_ranks(Opening *opening) {
+    tr_session *s = opening->s;
+    int ranks = s->prog->ranks;
+    if (!(s->ranks = ranks_fork(s->ctx, ranks))) return false;
+    opening->rank = ranks_self(s->ranks);
+    opening->threads = opening->threads > ranks ? opening->threads / ranks : 1;
+    if (opening->rank == 0) return true;
+    opening->progress = (Progress){0};
+    ctx_protect(s->ctx, follow, opening);
+    ranks_leave(s->ctx, s->ranks, EXIT_ENVIRONMENT); // memory ran out
+}
+
 static void open_all(Ctx *ctx, void *user) {
     Opening *opening = user;
     tr_session *s = opening->s;
@@ -190,9 +241,15 @@ static void open_all(Ctx *ctx, void *user) {
     opening->code = EXIT_INPUT;
     if (!open_bundle(s, o)) return;
     bool gpu = strcmp(s->prog->sku, "host") != 0 && !o->host;
-    if (o->alone && !alone_fits(opening, gpu)) return;
-    if (o->graph && !gpu) {
-        diag_error(ctx, E0919, NO_SPAN, "the graph arm runs on a GPU; this is the host executor");
+    opening->several = gpu && s->prog->ranks > 1 && !o->alone;
+    if (!gpus_fit(opening, gpu) || (o->alone && !alone_fits(opening, gpu))) return;
+    if (o->graph && (!gpu || opening->several)) {
+        diag_error(ctx, E0919, NO_SPAN, "the graph arm runs on %s",
+                   gpu ? "one GPU: time a rank of it with --alone" : "a GPU; this is the host executor");
+        return;
+    }
+    if (opening->several && !fork_ranks(opening)) {
+        opening->code = EXIT_ENVIRONMENT;
         return;
     }
     if (!open_weights(opening, gpu)) return;
@@ -269,7 +326,9 @@ static int open_session(const tr_options *options, Opening *opening, void (*body
     opening->threads = options->threads > 0 ? options->threads : online > 0 ? (int)online : 1;
     opening->progress = (Progress){options->progress, options->progress_user};
     opening->code = EXIT_ENVIRONMENT;
-    return ctx_protect(ctx, body, opening) ? opening->code : EXIT_ENVIRONMENT;
+    int code = ctx_protect(ctx, body, opening) ? opening->code : EXIT_ENVIRONMENT;
+    if (code != EXIT_OK) ranks_end(s->ranks, 0); // they hold what they have loaded
+    return code;
 }
 
 int tr_open(const tr_options *options, tr_session **out) {
@@ -290,6 +349,8 @@ int tr_time_allreduce(const tr_options *options, const tr_allreduce *job, tr_ses
 void tr_close(tr_session *s) {
     if (!s) return;
     if (s->decoder.self) s->decoder.close(s->decoder.self);
+    ranks_end(s->ranks, 2);
+    ranks_free(s->ranks);
     checkpoint_close(s->weights);
     pack_file_close(s->packed);
     tokenizer_free(s->tokenizer);
@@ -299,6 +360,7 @@ void tr_close(tr_session *s) {
 
 int tr_vocab(const tr_session *s) { return s->model->vocab; }
 bool tr_on_gpu(const tr_session *s) { return s->decoder.gpu; }
+int tr_gpus(const tr_session *s) { return s->ranks ? ranks_count(s->ranks) : s->decoder.gpu; }
 tr_figures tr_session_figures(const tr_session *s) { return s->figures; }
 bool tr_has_drafter(const tr_session *s) { return s->model->has_drafter; }
 bool tr_has_tokenizer(const tr_session *s) { return s->tokenizer != NULL; }

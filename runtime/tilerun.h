@@ -14,6 +14,8 @@
 //      from anywhere, also from a signal handler.
 //   3. Pointers in a result belong to the session and live until its next call or its end.
 //   4. All memory of decoding is allocated by tr_open.
+//   5. A bundle for several GPUs runs in a process each, which tr_open forks. So it is called before the process has
+//   used CUDA itself, and from a thread that lives as long as the session.
 #ifndef TILERUN_H
 #define TILERUN_H
 #include <stdbool.h>
@@ -24,18 +26,21 @@
 typedef struct tr_session tr_session;
 
 typedef struct tr_options {
-    const char *bundle;  // file that `tilegen build` wrote
-    const char *weights; // folder of the checkpoint, a file of `tilerun pack`, or "synthetic:SEED"
-    int threads;         // 0: as many as there are processors
-    int context;         // positions to keep; 0: the model's
-    bool host;           // run a GPU SKU's bundle on the host executor
-    int device;          // number of the GPU
-    double timeout;      // seconds after which a wait of the kernel is a hang; 0: 1 second
-    bool trace;          // room for tr_trace
-    bool graph;          // on a GPU: prepare the graph arm, which then runs first (tr_use)
-    bool alone;          // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
-    int rank;            // whose, from 0
-    const char *cuda;    // library of the NVIDIA driver; NULL: libcuda.so.1
+    const char *bundle; // file that `tilegen build` wrote
+    // Folder of the checkpoint, a file of `tilerun pack` ("{rank}" in its name: a rank's number), or "synthetic:SEED".
+    const char *weights;
+    int threads;      // 0: as many as there are processors
+    int context;      // positions to keep; 0: the model's
+    bool host;        // run a GPU SKU's bundle on the host executor
+    int device;       // number of the GPU, or of the first of several
+    int gpus;         // on how many GPUs it is meant to run, which is an error where it does not; 0: as the bundle says
+    double timeout;   // seconds after which a wait of the kernel is a hang; 0: 1 second
+    bool trace;       // room for tr_trace
+    bool graph;       // on a GPU: prepare the graph arm, which then runs first (tr_use)
+    bool alone;       // on a GPU: one rank of several by itself, with weights and caches made there; synthetic:SEED
+    int rank;         // whose, from 0
+    const char *cuda; // library of the NVIDIA driver; NULL: libcuda.so.1
+    const char *nccl; // of NCCL, where there are several GPUs; NULL: libnccl.so.2
     // What takes long while opening; `share` goes from 0 to 1. May be NULL.
     void (*progress)(void *user, const char *what, double share);
     void *progress_user;
@@ -141,6 +146,7 @@ int tr_read_tokens(tr_session *session, const char *path, const int **tokens, si
 tr_figures tr_session_figures(const tr_session *session);
 int tr_vocab(const tr_session *session);
 bool tr_on_gpu(const tr_session *session);
+int tr_gpus(const tr_session *session); // 0: the host executor
 bool tr_has_drafter(const tr_session *session);
 bool tr_has_tokenizer(const tr_session *session);
 void tr_cancel(tr_session *session);

@@ -38,7 +38,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    ENGINE_ABI = 2,   // of everything here; part of the tables' header
+    ENGINE_ABI = 3,   // of everything here; part of the tables' header
     ENGINE_ROWS = 8,  // columns of a product: the rows of a round
     STRIP_ROWS = 16,  // rows of a strip
     BLOCK_K = 128,    // inputs of a block
@@ -203,7 +203,13 @@ enum {
 // Who waited for what when the engine gave up: a record a warp of each worker. Host memory, zero at first; `kind` is
 // written last.
 enum { REPORT_RECORDS = 4096 };
-enum { WAITER_COUNTER = 1, WAITER_RING, WAITER_GATE };
+enum {
+    WAITER_COUNTER = 1,
+    WAITER_RING,
+    WAITER_GATE,
+    WAITER_RANK,   // for the word of rank `group` of the round before (EngineMeeting)
+    WAITER_DIGEST, // does not wait: of the round before this rank has the digest `want`, rank `group` has `have`
+};
 typedef struct EngineReport {
     volatile uint32_t kind;
     uint32_t worker, role, instance, step, lo, hi; // role: Role of roles.def; step: body_step
@@ -224,6 +230,16 @@ typedef struct EngineState {
     uint32_t halt, halt_instance, halt_step;
 } EngineState;
 
+// Several ranks: behind the buffers of each rank's slab, where its peers write. Zero at first.
+typedef struct EngineMeeting {
+    // Of round r at r mod 2, a rank each: (r + 1) << 32 | digest of what the round came to << 1 | whether the request
+    // is to be given up, which rank 0 says. Looked at when the next round ends.
+    uint64_t word[2][ENGINE_RANKS];
+    uint32_t abort[32]; // the first: all are to end
+    uint32_t greeting;  // while opening: 1 + rank
+    uint32_t pad[31];
+} EngineMeeting;
+
 // One a task of a worker: nanoseconds of the GPU's clock. `step`: body_step, and above 16 bits the tiles that it is,
 // less one.
 typedef struct EngineTrace {
@@ -237,7 +253,8 @@ typedef struct EngineParams {
     uint64_t state;               // EngineState [ENGINE_GATES]: of round r at r mod ENGINE_GATES
     uint64_t
         gate; // uint64 [ENGINE_GATES + 1]: of round r at r mod ENGINE_GATES (r + 1) << 8 | flags; then whether to end
-    uint64_t abort;                     // uint32 in device memory
+    uint64_t abort;                     // uint32 in device memory, of several ranks in the slab
+    uint64_t meeting;                   // EngineMeeting in the slab; 0: the ranks are not there, or there is one
     uint64_t claims, exits;             // uint32 an instance
     uint64_t mailbox, ring, report;     // host memory
     uint64_t prompt_host, prompt;       // int32 tokens: host memory, and the device's copy

@@ -23,6 +23,7 @@ template <class Model> struct Control {
     Gate gate;
     Waiter who;
 
+    DEVICE bool meets() const { return Model::RANKS > 1 && p->meeting; } // the ranks are there
     DEVICE EngineMailbox *mailbox() const { return pointer<EngineMailbox>(p->mailbox); }
     DEVICE EngineState *state_of(uint32_t number) const {
         return pointer<EngineState>(p->state) + (Model::RESIDENT ? number % ENGINE_GATES : 0);
@@ -127,6 +128,41 @@ template <class Model> struct Control {
         }
     }
 
+    // What the ranks say of the round before: that all came to the same, and rank 0 whether the request is given up.
+    // Their words have been on their way for a round, so hardly anybody waits.
+    DEVICE uint32_t agree() {
+        const int lane = lane_id();
+        const uint64_t *at = pointer<EngineMeeting>(p->meeting)->word[(round - 1) % 2] + lane % Model::RANKS;
+        uint64_t word;
+        uint32_t since = 0;
+        for (uint32_t n = 1;; n++) {
+            word = load_relaxed_system(at);
+            const uint32_t late = __ballot_sync(~0u, (uint32_t)(word >> 32) != round);
+            if (!late) break;
+            if ((n & 255) == 0) watch(who, since, WAITER_RANK, __ffs(late) - 1, round, 0);
+            if ((n & 1023) == 0) host_aborts();
+        }
+        const uint32_t digest = (uint32_t)word >> 1, mine = __shfl_sync(~0u, digest, (int)p->rank),
+                       others = __ballot_sync(~0u, digest != mine);
+        if (others) {
+            const int first = __ffs(others) - 1;
+            give_up(who, WAITER_DIGEST, first, mine, __shfl_sync(~0u, digest, first), true);
+        }
+        return __shfl_sync(~0u, (uint32_t)word & 1, 0);
+    }
+    // A word to every rank: what this round came to, a value a lane.
+    DEVICE void tell_ranks(uint32_t value, uint32_t cancel) {
+        const int lane = lane_id();
+        value = (value + lane * 0x9E3779B1u) * 0x85EBCA77u;
+        value = (value ^ value >> 15) * 0xC2B2AE3Du;
+        const uint32_t digest = __reduce_xor_sync(~0u, value ^ value >> 13);
+        const uint64_t word = (uint64_t)(round + 1) << 32 | (digest << 1 | cancel);
+        if (lane < Model::RANKS)
+            store_relaxed_system(
+                pointer<EngineMeeting>(p->peers[lane] + (p->meeting - p->slab))->word[round % 2] + p->rank, word);
+        __syncwarp();
+    }
+
     // Accepted lengths for random weights: the mean's two neighbours, drawn.
     DEVICE int drawn_accept(int rows) {
         const EngineRequest &r = serving->request;
@@ -149,6 +185,11 @@ template <class Model> struct Control {
         if (r.flags & REQUEST_ACCEPT && !prompt) accepted = drawn_accept(rows);
         if (prompt) accepted = rows - 1; // all of it counts; what follows it is the last row's choice
         if (at.skip) accepted = -1;
+        if (meets() && round > 0) {
+            const uint32_t cancelled = agree();
+            if (lane == 0) serving->cancelled = cancelled;
+            __syncwarp();
+        }
         const uint32_t prompt_at = serving->prompt_at + (prompt ? rows : 0);
         const bool more_prompt = prompt && prompt_at < r.prompt;
         const int next = start + accepted + 1, anchor = __shfl_sync(~0u, choice, max(accepted, 0));
@@ -177,10 +218,18 @@ template <class Model> struct Control {
                          (serving->cancelled ? ROUND_CANCELLED : 0) |
                          (gate.flags & GATE_SKIP_DRAFT ? 0 : ROUND_DRAFTED),
                      start, rows, prompt ? 0 : accepted, count, choice, time);
+        uint32_t cancelled = 0;
         if (lane == 0 && !last) {
             if (hold) wait_for_host(true), open_gate(round + 1, flags);
-            if (Model::RESIDENT) serving->cancelled = mailbox()->cancel == serving->number; // across the bus
+            if (Model::RESIDENT) cancelled = mailbox()->cancel == serving->number; // across the bus
+            if (!meets()) serving->cancelled = cancelled;
         }
+        if (meets())
+            tell_ranks(lane < ENGINE_ROWS        ? lane < count ? choice : 0
+                       : lane == ENGINE_ROWS     ? start
+                       : lane == ENGINE_ROWS + 1 ? accepted
+                                                 : count,
+                       __shfl_sync(~0u, cancelled, 0));
         if (lane == 0 && !hold) wait_for_host(false);
         __syncwarp();
     }
@@ -188,10 +237,11 @@ template <class Model> struct Control {
     // A slice into every rank's inbox: 4-byte or 2-byte elements, and best tokens. Four loads at a time.
     DEVICE void push(const EngineStep &step, const Instruction &at) {
         using Act = Activations<Model::WIDE>;
-        const uint32_t element = step.k; // bytes
+        const uint32_t element = step.k;                  // bytes
+        const int before = (int)(p->rank * step.outputs); // elements of a row that other ranks have
         const int width = at.hi - at.lo, count = element ? width * at.rows : 0;
-        auto offset = [&](int i, uint32_t row_bytes) {
-            const int row = i / width, n = at.lo + i % width;
+        auto offset = [&](int i, uint32_t row_bytes, int before) {
+            const int row = i / width, n = before + at.lo + i % width;
             return (uint64_t)row * row_bytes + (uint64_t)(step.site == SITE_OF_FC ? Act::place(n) : n) * element;
         };
 #pragma unroll 1
@@ -202,7 +252,7 @@ template <class Model> struct Control {
                 const char *from = pointer<const char>(p->slab + step.in);
                 const int n = base + 32 * i;
                 if (n >= count) continue;
-                from += offset(n, step.in_row);
+                from += offset(n, step.in_row, 0);
                 word[i] = element == 2 ? __ldcg(reinterpret_cast<const uint16_t *>(from))
                                        : __ldcg(reinterpret_cast<const uint32_t *>(from));
             }
@@ -213,7 +263,7 @@ template <class Model> struct Control {
                     const int n = base + 32 * i;
                     if (n >= count) continue;
                     char *to = pointer<char>(p->peers[rank] + step.out + (uint64_t)p->rank * step.out_item) +
-                               offset(n, step.out_row);
+                               offset(n, step.out_row, before);
                     if (element == 2)
                         *reinterpret_cast<uint16_t *>(to) = (uint16_t)word[i];
                     else
@@ -252,7 +302,8 @@ template <class Model> struct Control {
             bool holds;
             uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
             uint32_t since = 0;
-            for (uint32_t n = 1; !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
+            for (uint32_t n = 1;
+                 !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++) {
                 if ((n & 255) == 0)
                     watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
                 if ((n & 1023) == 0 && worker_id() == 0) host_aborts();

@@ -126,7 +126,7 @@ template <class Model> struct Dispatch {
             uint32_t since = 0;
             bool holds;
             for (want = counter_want(t, p->tables, wait, round, f.instance, key, group, holds);
-                 !holds && (int)(load_acquire(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+                 !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++)
                 if ((n & 255) == 0)
                     watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
@@ -134,7 +134,7 @@ template <class Model> struct Dispatch {
     }
     // One look at the counters.
     DEVICE bool look(Fetch &f) {
-        if (!f.holds) f.holds = (int)(load_acquire(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
+        if (!f.holds) f.holds = (int)(load_counter<(Model::RANKS > 1)>(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
         return __all_sync(~0u, f.holds);
     }
     DEVICE void ready(const Fetch &f, int key) {

@@ -101,7 +101,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
             control.run();
         } else if (lane_id() == 0)
-            report_role(who);
+            report_role<Model>(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
         Compute c = {&p, &s, 0, 0, {0}, who, warp - 4};

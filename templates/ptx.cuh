@@ -120,6 +120,24 @@ DEVICE uint32_t load_acquire_system(const uint32_t *at) {
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
     return v;
 }
+// A counter that other GPUs signal too where FAR.
+template <bool FAR> DEVICE uint32_t load_counter(const uint32_t *at) {
+    return FAR ? load_acquire_system(at) : load_acquire(at);
+}
+// Words that say all they have to say by themselves.
+DEVICE uint32_t load_relaxed_system(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE uint64_t load_relaxed_system(const uint64_t *at) {
+    uint64_t v;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE void store_relaxed_system(uint64_t *at, uint64_t v) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
 DEVICE uint64_t load_acquire_wide(const uint64_t *at) {
     uint64_t v;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");

@@ -178,12 +178,16 @@ DEVICE void report_all(const Waiter &w) {
 }
 
 // One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
-// their records to the host. It outlives the copies on their way into the block's shared memory.
-DEVICE void report_role(const Waiter &w) {
-    while (!load_relaxed(pointer<uint32_t>(w.p->abort))) {
+// their records to the host. It outlives the copies on their way into the block's shared memory. A block of each rank
+// tells the other ranks.
+template <class Model> DEVICE void report_role(const Waiter &w) {
+    const uint32_t *abort = pointer<uint32_t>(w.p->abort);
+    while (!(Model::RANKS > 1 ? load_relaxed_system(abort) : load_relaxed(abort))) {
         if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
         __nanosleep(20000);
     }
+    for (int rank = 0; Model::RANKS > 1 && blockIdx.x == 0 && rank < Model::RANKS; rank++)
+        store_release_system(pointer<uint32_t>(w.p->peers[rank] + (w.p->abort - w.p->slab)), 1);
     w.s->dying = 1;
     report_all(w);
 }

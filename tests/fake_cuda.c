@@ -14,6 +14,7 @@
 #include "cuda_api.def"
 #undef CUDA
 
+enum { CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED };
 enum { MAX_WORKERS = 256, FAKE_STEP_NS = 1000, FAKE_INSTANCE_NS = 20000 };
 
 static FakeCuda state;
@@ -26,15 +27,22 @@ static int of_graph;       // stands for the graph arm's kernel
 
 const FakeCuda *fake_cuda(void) { return &state; }
 
-// The text behind `word` in FAKE_CUDA, or NULL.
+enum { FIRST_DEVICE = 40 };            // a device is no ordinal
+static int device_here = FIRST_DEVICE; // that was opened last
+
+// The text behind `word` in FAKE_CUDA, or NULL; "word@1" is for device 1 alone.
 static const char *told(const char *word) {
     const char *all = getenv("FAKE_CUDA");
     size_t length = strlen(word);
     for (const char *at = all; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-        if (strncmp(at, word, length) == 0) return at + length;
+        if (strncmp(at, word, length) == 0 &&
+            (at[length] != '@' || atoi(at + length + 1) == device_here - FIRST_DEVICE))
+            return at + length;
     return NULL;
 }
 static int number(const char *word, int otherwise) { return told(word) ? atoi(told(word)) : otherwise; }
+
+static bool there_is(int device) { return device >= FIRST_DEVICE && device < FIRST_DEVICE + number("devices=", 1); }
 
 int cuInit(unsigned flags) { return flags ? 1 : told("nodevice") ? CUDA_NO_DEVICE : CUDA_OK; }
 int cuDriverGetVersion(int *version) {
@@ -53,17 +61,12 @@ int cuGetErrorString(int result, const char **text) {
     *text = "in the driver's words";
     return result ? CUDA_OK : CUDA_OK;
 }
-// Ordinals are no devices.
-enum { FIRST_DEVICE = 40 };
-static int known(int device) {
-    return device >= FIRST_DEVICE && device < FIRST_DEVICE + number("gpus=", 1) ? CUDA_OK : 101;
-}
 int cuDeviceGetCount(int *count) {
-    *count = number("gpus=", 1);
+    *count = number("devices=", 1);
     return CUDA_OK;
 }
 int cuDeviceGet(int *device, int ordinal) {
-    *device = ordinal + FIRST_DEVICE;
+    *device = device_here = ordinal + FIRST_DEVICE;
     return CUDA_OK;
 }
 int cuDeviceGetName(char *name, int length, int device) {
@@ -72,11 +75,11 @@ int cuDeviceGetName(char *name, int length, int device) {
     if (!is || n >= (size_t)length) is = "NVIDIA H200", n = strlen(is);
     memcpy(name, is, n);
     name[n] = 0;
-    return known(device);
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {
     *bytes = 150754820096;
-    return known(device);
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     switch (attribute) {
@@ -87,25 +90,25 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case CUDA_COMPUTE_MODE: *value = told("prohibited") ? 2 : told("exclusive") ? 3 : 0; break;
     default: return 1;
     }
-    return known(device);
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (told("busy") || told("exclusive")) return CUDA_DEVICE_UNAVAILABLE;
     if (told("crowded")) return CUDA_OUT_OF_MEMORY;
     *context = &state;
     state.contexts++;
-    return known(device);
+    return there_is(device) ? CUDA_OK : 101;
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
     state.contexts--;
     graph_fails = 0;
-    return known(device);
+    return there_is(device) ? CUDA_OK : 101;
 }
-int cuDevicePrimaryCtxReset_v2(int device) { return known(device); }
+int cuDevicePrimaryCtxReset_v2(int device) { return there_is(device) ? CUDA_OK : 101; }
 int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
 int cuDeviceCanAccessPeer(int *can, int device, int other) {
     *can = !told("apart");
-    return device == other ? 101 : known(other);
+    return device != other && there_is(other) ? CUDA_OK : 101;
 }
 int cuCtxEnablePeerAccess(void *other, unsigned flags) { return other && !flags ? CUDA_OK : 1; }
 int cuMemGetInfo_v2(size_t *unused, size_t *total) {
@@ -224,6 +227,10 @@ int cuMemcpyDtoHAsync_v2(void *to, CudaAddress from, size_t bytes, void *stream)
     memcpy(to, (const void *)(uintptr_t)from, bytes);
     return stream ? CUDA_OK : 1;
 }
+int cuMemcpyDtoDAsync_v2(CudaAddress to, CudaAddress from, size_t bytes, void *stream) {
+    memcpy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes);
+    return stream ? CUDA_OK : 1;
+}
 int cuMemsetD8Async(CudaAddress at, unsigned char value, size_t bytes, void *stream) {
     memset((void *)(uintptr_t)at, value, bytes);
     return stream ? CUDA_OK : 1;
@@ -261,7 +268,42 @@ static void report(const Kernel *k) {
     }
 }
 
-static bool aborted(const Kernel *k) { return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0; }
+// Several ranks: what the kernel does at the end of a round (control.cuh).
+static EngineMeeting *meeting(const Kernel *k, uint32_t rank) {
+    return (EngineMeeting *)(uintptr_t)(k->p.peers[rank] + (k->p.meeting - k->p.slab));
+}
+static bool aborted(const Kernel *k) {
+    return __atomic_load_n(&k->mailbox->abort, __ATOMIC_ACQUIRE) != 0 ||
+           (k->p.meeting && __atomic_load_n(meeting(k, k->p.rank)->abort, __ATOMIC_ACQUIRE) != 0);
+}
+static void tell_ranks(const Kernel *k, bool cancel) { // of the round that is told
+    uint32_t round = k->number - 1;
+    uint64_t word = (uint64_t)k->number << 32 | (uint32_t)(k->token << 1) | cancel;
+    for (uint32_t rank = 0; k->p.meeting && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        __atomic_store_n(&meeting(k, rank)->word[round % 2][k->p.rank], word, __ATOMIC_RELEASE);
+}
+// Whether all came to the same in the round before; `cancel`: what rank 0 said of the request.
+static bool agree(Kernel *k, bool *cancel) {
+    uint64_t word[ENGINE_RANKS] = {0};
+    for (uint32_t rank = 0; k->number && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        for (;; usleep(10)) {
+            word[rank] = __atomic_load_n(&meeting(k, k->p.rank)->word[(k->number - 1) % 2][rank], __ATOMIC_ACQUIRE);
+            if (word[rank] >> 32 == k->number) break;
+            if (aborted(k)) return false;
+        }
+    *cancel = word[0] & 1;
+    for (uint32_t rank = 0; rank < ENGINE_RANKS && k->p.peers[rank]; rank++) {
+        if ((uint32_t)word[rank] >> 1 == (uint32_t)word[k->p.rank] >> 1) continue;
+        EngineReport *at = (EngineReport *)(uintptr_t)k->p.report;
+        *at = (EngineReport){.group = rank,
+                             .want = (uint32_t)word[k->p.rank] >> 1,
+                             .have = (uint32_t)word[rank] >> 1,
+                             .round = k->number};
+        __atomic_store_n(&at->kind, WAITER_DIGEST, __ATOMIC_RELEASE);
+        return false;
+    }
+    return true;
+}
 
 // A task of a round: steps of an instance end one after the other, each a step long. Skipped ones never begin.
 static void trace_task(Kernel *k, uint32_t worker, uint32_t instance, uint32_t step, uint64_t begin, bool skipped) {
@@ -324,7 +366,7 @@ static bool waits(Kernel *k, bool hold) {
 static void emit(Kernel *k, EngineRound *entry, int count) {
     const EngineRequest *r = &k->request;
     for (int i = 0; i < count && !(entry->flags & ROUND_LAST); i++) {
-        k->token = (k->token * 31 + 7) % 199;
+        k->token = (k->token * 31 + 7 + (told("errs") && k->emitted == 5)) % 199;
         entry->tokens[entry->count++] = told("lies") ? 1 << 30 : k->token;
         if (++k->emitted == (int)r->limit) entry->flags |= ROUND_LAST;
         for (uint32_t s = 0; s < r->stop_count; s++)
@@ -372,7 +414,9 @@ static bool serve(Kernel *k, uint32_t request) {
         if (told("slow")) usleep(20000);
         if (aborted(k)) return false;
         EngineRound entry = {.start = (uint32_t)k->position, .flags = ROUND_LAST | ROUND_CANCELLED};
-        if (__atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) != request) entry = play(k);
+        bool cancel = __atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request;
+        if (k->p.meeting && !agree(k, &cancel)) return false;
+        if (!cancel) entry = play(k);
         if (told("hang") && turn == 2) {
             while (!aborted(k)) usleep(100);
             return false;
@@ -380,6 +424,7 @@ static bool serve(Kernel *k, uint32_t request) {
         if (told("dies") && turn == 2) return false;
         if (!waits(k, false)) return false;
         tell(k, entry);
+        tell_ranks(k, !(entry.flags & ROUND_LAST) && __atomic_load_n(&k->mailbox->cancel, __ATOMIC_ACQUIRE) == request);
         if ((r->flags & REQUEST_HOLD) && !waits(k, true)) return false;
         if (entry.flags & ROUND_LAST) return true;
     }
@@ -398,7 +443,10 @@ static void *kernel_main(void *user) {
         else
             usleep(20);
     }
-    if (!sound && !told("crashes") && !told("silent")) report(k);
+    EngineReport *first = (EngineReport *)(uintptr_t)k->p.report;
+    for (uint32_t rank = 0; !sound && k->p.meeting && rank < ENGINE_RANKS && k->p.peers[rank]; rank++)
+        __atomic_store_n(meeting(k, rank)->abort, 1, __ATOMIC_RELEASE);
+    if (!sound && !told("crashes") && !told("silent") && first->kind != WAITER_DIGEST) report(k);
     while (!sound && told("deaf")) usleep(1000);
     free(k);
     state.kernels--;
@@ -469,9 +517,17 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
 
 typedef struct Recorded {
     int count;
+    void *stream;
+    struct Recorded *next; // that is being recorded
+    bool spoiled;
     FakeNode node[FAKE_NODES];
 } Recorded;
-static Recorded *recording; // NULL: none
+static Recorded *recordings; // of streams that record
+static Recorded *recording_of(const void *stream) {
+    Recorded *r = recordings;
+    while (r && r->stream != stream) r = r->next;
+    return r;
+}
 static Kernel graph_kernel;
 static bool graph_idle;
 
@@ -489,6 +545,7 @@ int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters
     if (function != &of_graph || extra || launch->grid[1] * launch->grid[2] * launch->block[1] * launch->block[2] != 1)
         return 1;
     graph_stream = launch->stream;
+    Recorded *recording = recording_of(launch->stream);
     if (recording) {
         if (recording->count == FAKE_NODES) return 1;
         recording->node[recording->count++] = n;
@@ -509,16 +566,26 @@ int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters
     return CUDA_OK;
 }
 int cuStreamBeginCapture_v2(void *stream, int mode) {
-    recording = calloc(1, sizeof *recording);
-    return recording && stream && mode == CUDA_CAPTURE_THREAD ? CUDA_OK : 1;
+    Recorded *r = calloc(1, sizeof *r);
+    if (told("unrecorded") || !r || !stream || recording_of(stream)) return free(r), CAPTURE_UNSUPPORTED;
+    r->stream = stream, r->next = recordings;
+    recordings = r;
+    return mode == CUDA_CAPTURE_THREAD || mode == CUDA_CAPTURE_RELAXED ? CUDA_OK : 1;
 }
 int cuStreamEndCapture(void *stream, void **graph) {
-    *graph = recording;
-    recording = NULL;
+    Recorded **at = &recordings, *r = recording_of(stream);
+    *graph = NULL;
+    if (!r) return 1;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    if (r->spoiled) return free(r), CAPTURE_INVALIDATED;
+    *graph = r;
     state.graphs++;
-    return stream && *graph ? CUDA_OK : 1;
+    return CUDA_OK;
 }
 int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    for (Recorded *r = recordings; r; r = r->next) r->spoiled = true;
+    if (recordings) return CAPTURE_UNSUPPORTED;
     *made = malloc(sizeof(Recorded));
     memcpy(*made, graph, sizeof(Recorded));
     state.graphs++;
@@ -538,6 +605,7 @@ int cuGraphDestroy(void *graph) {
 }
 int cuGraphLaunch(void *made, void *stream) {
     Recorded *r = made;
+    if (r->count == 0) return r->stream == stream ? CUDA_OK : 1; // may come of several threads
     state.graph_launches++;
     state.node = r->node;
     state.node_count = r->count;

@@ -4,7 +4,9 @@
 #include "demo.h"
 #include "tasks.h"
 
-// The demo model, a little wider, so that two ranks can share it.
+static bool fake_wide = true; // several ranks: the wider model
+
+// The demo model, a little wider: more blocks of inputs on each of two ranks.
 static const char *fake_pair_model(Ctx *c) {
     static const char *const changes[][2] = {
         {"hidden: 384", "hidden: 512"}, {"  inner: 128", "  inner: 256"}, {"  inner: 768", "  inner: 1024"}};
@@ -24,7 +26,7 @@ static Compiled *fake_compiled(Ctx *c, int ranks) {
     Build *build = lua ? build_read(c, lua, demo_root()) : NULL;
     const Sku *sku = build ? build_sku(c, build, "h200", NO_SPAN) : NULL;
     Job job = {.name = "test",
-               .model = ranks > 1 ? fake_pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
+               .model = ranks > 1 && fake_wide ? fake_pair_model(c) : file_join(c, demo_root(), "models/demo.yaml"),
                .schedule = file_join(c, demo_root(), "schedules/decode.lua"),
                .sku = sku,
                .tp = ranks,

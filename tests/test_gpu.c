@@ -1,6 +1,6 @@
 // The engine kernel on a GPU, against the host executor: skipped, and counted as skipped, where there is none. It needs
 // build/demo-SKU.bundle for the GPU at hand, and build/few/demo-SKU.bundle, built with --workers; GPU_ROUNDS sets the
-// rounds of the soak.
+// rounds of the soak, GPU_RANKS=2 takes build/demo-SKU-tp2.bundle on two GPUs, with the same Prog on the host.
 #include "demo.h"
 #include "tokenizer.h"
 #include "with_gpu.h"
@@ -25,7 +25,7 @@ static tr_session *open_gpu(const char *path) {
     char folder[1000];
     snprintf(folder, sizeof folder, "%s/models/demo", demo_root());
     tr_session *s;
-    if (tr_open(&(tr_options){.bundle = path, .weights = folder}, &s) == 0) return s;
+    if (tr_open(&(tr_options){.bundle = path, .weights = folder, .nccl = getenv("TILERUN_NCCL")}, &s) == 0) return s;
     tr_print_errors(s, stderr, false);
     tr_close(s);
     return NULL;
@@ -175,7 +175,7 @@ static void a_hundred_runs_are_one(void) {
 // The last test: a GPU holds one resident kernel of a process.
 static void fewer_workers_change_nothing(void) {
     static Answer all[20];
-    if (access(few, R_OK) != 0) SKIP("no bundle for fewer workers");
+    if (!*few || access(few, R_OK) != 0) SKIP("no bundle for fewer workers");
     for (int i = 0; i < 20; i++) CHECK(answer(gpu, i, i % 2 ? 1.0 : 0, false, &all[i]));
     tr_close(gpu);
     gpu = open_gpu(few);
@@ -204,13 +204,14 @@ static void soak(void) {
 }
 
 int main(void) {
-    const char *build = getenv("BUILD") ? getenv("BUILD") : "build", *sku = gpu_sku();
+    const char *build = getenv("BUILD") ? getenv("BUILD") : "build", *sku = gpu_sku_apart();
+    const char *ranks = getenv("GPU_RANKS");
     if (!sku) {
         printf("skip gpu: no GPU that build.lua knows\n");
         return 0;
     }
-    snprintf(bundle, sizeof bundle, "%s/demo-%s.bundle", build, sku);
-    snprintf(few, sizeof few, "%s/few/demo-%s.bundle", build, sku);
+    snprintf(bundle, sizeof bundle, "%s/demo-%s%s%s.bundle", build, sku, ranks ? "-tp" : "", ranks ? ranks : "");
+    if (!ranks) snprintf(few, sizeof few, "%s/few/demo-%s.bundle", build, sku);
     json_t *root = demo_json("prompts.json"), *entry;
     size_t index;
     json_array_foreach(root, index, entry) if (index < 64) prompts[prompt_count++] =

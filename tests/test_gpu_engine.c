@@ -494,10 +494,11 @@ static void ranks_that_cannot_be_alone(void) {
     refused("", o, 1);
     SAID("E0905");
     o = alone(0);
-    o.alone = false;
-    refused("", o, 3);
+    o = alone(0);
+    o.gpus = 2;
+    refused("", o, 1);
     SAID("E0905");
-    SAID("--alone synthetic:1");
+    SAID("leave out --gpus");
     refused("full", alone(0), 3);
     SAID("E0911");
     SAID("caches");

@@ -345,8 +345,8 @@ static void what_it_cannot(void) {
     o = options();
     o.bundle = pair_path;
     o.weights = "synthetic:3";
-    refused(o, 3);
-    SAID("E0905");
+    refused(o, 1);
+    SAID("E0919");
     SAID("--alone");
     tr_session *s = opened("", options());
     int tokens[4] = {1, 2, 3, 4};

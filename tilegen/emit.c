@@ -94,8 +94,9 @@ static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool re
     if (!steps) return NULL;
     Text t = text_new(ctx->arena);
     const Prog *prog = c->prog;
-    text_printf(&t, "// %s on %s, %d rank%s of %d workers: written by tilegen.\n%s%s\n", c->model->name,
-                c->job.sku->name, prog->ranks, prog->ranks > 1 ? "s" : "", prog->workers,
+    // Nothing of the SKU that makes no difference: equal texts are one kernel in the cache.
+    text_printf(&t, "// %s, %d rank%s of %d workers: written by tilegen.\n%s%s\n", c->model->name, prog->ranks,
+                prog->ranks > 1 ? "s" : "", prog->workers,
                 c->sched->activations == DTYPE_F32 ? "" : "#define ENGINE_ARRIVALS 1\n", headers);
     text_printf(&t, "__device__ const EngineStep engine_steps[] = {\n");
     for (int b = 0; b < prog->body_count; b++) {

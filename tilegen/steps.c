@@ -47,6 +47,8 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
         bool stream = AMONG(b->name, "x", "dx", "taps"), inbox = AMONG(b->name, "ix", "im", "dix", "dim");
         uint32_t items = b->rank == 3 && !stream ? (uint32_t)b->dims[0] : 1;
         if ((stream && b->rank == 3) || inbox) last = (uint32_t)m->hidden;
+        // The ranks' slices of a row lie one after the other, since what reads them takes whole blocks of inputs.
+        if (strcmp(b->name, "c") == 0) last *= items, items = 1;
         if (AMONG(b->name, "x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c", "c_part"))
             last = (last + BLOCK_K - 1) / BLOCK_K * BLOCK_K; // inputs of a matrix: whole blocks
         p.row = last * element;
@@ -121,7 +123,7 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "the blocks of weights that a warp multiplies in one go are larger than a page");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
-    if (s->in_slab_k % BLOCK_K) return cannot(k, "a rank's share of the hidden size that is no multiple of 128");
+    if (s->in_slab_k % BLOCK_K) return cannot(k, "taps of a hidden size that is no multiple of 128");
     return true;
 }
 
@@ -161,6 +163,7 @@ static void push_step(const Making *k, EngineStep *s, Site site) {
         in_from(k, s, sites[site].part);
         out_to(k, s, sites[site].inbox);
         s->k = site == SITE_FC && k->c->sched->activations == DTYPE_BF16 ? 2 : 4; // bytes of an element
+        if (site == SITE_FC) s->out_item = 0, s->outputs = (uint32_t)k->c->plan->shape.hidden_slice;
     }
     if (sites[site].best) s->best = offset_of(k, sites[site].best), s->item_bytes = offset_of(k, sites[site].best_part);
 }
@@ -263,7 +266,6 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         const Shape *shape = &c->plan->shape;
         int q_rows = shape->draft_heads * m->drafter.attention.qk_dim;
         in_from(k, s, "c"), out_to(k, s, "ckv");
-        if (!one) s->in_slab_k = (uint32_t)shape->hidden_slice, s->in_slab = kernel_place(k->steps, c->prog, "c").item;
         s->eps = (float)m->drafter.eps;
         s->first_strip = (uint32_t)q_rows / STRIP_ROWS;
         if (q_rows % STRIP_ROWS) return cannot(k, "the drafter's query rows are no multiple of 16");

@@ -57,7 +57,7 @@ check alone_of_a_host_bundle complains 1 "E0905" "leave out --alone" -- "$TILERU
 check alone_is_for_bench complains 2 "no option --alone" -- gen --prompt x --alone
 check allreduce_of_a_host_bundle complains 1 "E0914" "any bundle for the GPUs" -- "$TILERUN" bench "$B" --allreduce
 check allreduce_of_three complains 2 "2, 4 or 8" -- "$TILERUN" bench "$B" --allreduce --gpus 3
-check gpus_without_allreduce complains 2 "--gpus is of --allreduce" -- "$TILERUN" bench "$B" --weights $W --gpus 2
+check blocks_without_allreduce complains 2 "--blocks is of --allreduce" -- "$TILERUN" bench "$B" --weights $W --blocks 2
 check rank_out_of_range complains 2 "--rank wants" -- "$TILERUN" bench "$B" --alone --rank 8 synthetic:1
 check accept_out_of_range complains 2 "--accept wants" -- "$TILERUN" bench "$B" --weights $W --accept 9
 check empty_prompt complains 1 "E0902" "empty" -- "$TILERUN" generate "$B" --weights $W --prompt ''

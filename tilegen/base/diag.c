@@ -114,6 +114,38 @@ void diag_forget(Ctx *ctx, size_t errors) {
     diags->errors = errors < diags->errors ? errors : diags->errors;
 }
 
+// A byte of kind, two of code, the text with its end.
+const void *diag_pack(Ctx *ctx, size_t *bytes) {
+    Text out = text_new(ctx->arena);
+    for (size_t i = 0; i < ctx->diags->count; i++) {
+        const Diag *d = &ctx->diags->at[i];
+        uint16_t code = (uint16_t)d->code;
+        char head[3] = {(char)d->kind};
+        memcpy(head + 1, &code, sizeof code);
+        text_add(&out, head, sizeof head);
+        if (d->span.source) text_printf(&out, "%s: ", d->span.source->name);
+        text_add(&out, d->text, strlen(d->text) + 1);
+    }
+    *bytes = out.length;
+    return out.at;
+}
+
+void diag_unpack(Ctx *ctx, const void *data, size_t bytes, const char *who) {
+    const char *at = data, *end = at + bytes;
+    while (end - at > 3 && memchr(at + 3, 0, (size_t)(end - at) - 3)) {
+        uint16_t code;
+        memcpy(&code, at + 1, sizeof code);
+        if (code >= DIAG_CODE_COUNT || *at < KIND_ERROR || *at > KIND_HELP) return;
+        switch ((Kind)*at) {
+        case KIND_ERROR: diag_error(ctx, (DiagCode)code, NO_SPAN, "%s: %s", who, at + 3); break;
+        case KIND_WARNING: diag_warning(ctx, (DiagCode)code, NO_SPAN, "%s: %s", who, at + 3); break;
+        case KIND_NOTE: diag_note(ctx, NO_SPAN, "%s", at + 3); break;
+        default: diag_help(ctx, "%s", at + 3);
+        }
+        at += strlen(at + 3) + 4;
+    }
+}
+
 // The source line and a caret under the span; a long line is cut around the column.
 static void print_caret(FILE *out, Span span, bool colour) {
     if (!span.source || !span.line || !span.source->length) return;

@@ -60,6 +60,10 @@ DiagCode diag_code_at(const Ctx *ctx, size_t index);
 // Forgets everything reported after the first `errors` errors and their notes.
 void diag_forget(Ctx *ctx, size_t errors);
 
+// Everything reported, as bytes for another process; in the arena. And what came from one: its texts behind `who`.
+const void *diag_pack(Ctx *ctx, size_t *bytes);
+void diag_unpack(Ctx *ctx, const void *data, size_t bytes, const char *who);
+
 typedef enum DiagStyle { DIAG_TEXT, DIAG_COLOUR, DIAG_JSON } DiagStyle;
 // Prints all diagnostics (JSON: one array) and forgets them.
 void diag_print(Ctx *ctx, FILE *out, DiagStyle style);

@@ -8,21 +8,21 @@ enum { WARM_UP = 200, CHECKED = 25, LARGEST = 768 << 10, CONTROL = 256, TIMES = 
 #define TEXT(name)  TEXT_(name)
 #define TEXT_(name) #name
 static const AllReduceWay kernels[] = {
-#define KERNEL(of, word, ready, quads)                                                                                 \
-    {TEXT(ALLREDUCE_NAME(of, word, ready, quads)), #word, #ready, of, ALLREDUCE_##word, ALLREDUCE_##ready, quads, 0, 0},
+#define KERNEL(word, ready, quads)                                                                                     \
+    {TEXT(ALLREDUCE_NAME(word, ready, quads)), #word, #ready, ALLREDUCE_##word, ALLREDUCE_##ready, quads, 0, 0},
     ALLREDUCE_KERNELS(KERNEL)
 #undef KERNEL
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
-int allreduce_ways(int ranks, AllReduceWay *out) {
+int allreduce_ways(AllReduceWay *out) {
     int count = 0;
-    for (int form = 0; form < 3; form++)
+    for (int form = 0; form < 4; form++)
         for (int i = 0; i < KERNELS; i++) {
-            if (kernels[i].ranks != ranks || (form == 2 && kernels[i].quads > 1)) continue;
+            if (form > 1 && kernels[i].quads > 1) continue;
             out[count] = kernels[i];
-            out[count].two_steps = form == 1;
-            out[count++].meets = form == 2;
+            out[count].two_steps = form % 2;
+            out[count++].meets = form / 2;
         }
     return count;
 }
@@ -111,10 +111,10 @@ static bool launch(Run *run, const AllReduceWay *way, int bytes, int iterations,
     const Cuda *cuda = run->cuda;
     const uint32_t quads = quads_of(way, bytes), warps = (quads + 31) / 32;
     *blocks = warps < (uint32_t)run->result.blocks ? warps : (unsigned)run->result.blocks;
-    const size_t window = ALLREDUCE_SLOTS * (size_t)way->ranks * quads * ALLREDUCE_QUAD;
+    const size_t window = ALLREDUCE_SLOTS * (size_t)run->group.count * quads * ALLREDUCE_QUAD;
     void *functions[PEERS_MOST];
     int unused;
-    for (int r = 0; r < way->ranks; r++) {
+    for (int r = 0; r < run->group.count; r++) {
         PeerGpu *gpu = &run->group.gpus[r];
         if (!peers_use(&run->group, r) ||
             !ok(run, cuda->module_function(&functions[r], run->modules[r], way->kernel), "finding a kernel") ||
@@ -125,7 +125,7 @@ static bool launch(Run *run, const AllReduceWay *way, int bytes, int iterations,
             return false;
     }
     if (!peers_wait(&run->group, "emptying windows")) return false;
-    for (int r = 0; r < way->ranks; r++) {
+    for (int r = 0; r < run->group.count; r++) {
         PeerGpu *gpu = &run->group.gpus[r];
         AllReduce given = {.failure = run->control[r],
                            .meeting = run->control[r] + CONTROL / 2,
@@ -147,7 +147,7 @@ static bool launch(Run *run, const AllReduceWay *way, int bytes, int iterations,
             return false;
     }
     if (!peers_wait(&run->group, "summing")) return false;
-    for (int r = 0; r < way->ranks; r++) {
+    for (int r = 0; r < run->group.count; r++) {
         AllReduceFailure failure;
         PeerGpu *gpu = &run->group.gpus[r];
         if (!peers_use(&run->group, r) ||
@@ -172,7 +172,7 @@ static bool check(Run *run, const AllReduceWay *way, int bytes) {
     unsigned blocks;
     const uint32_t words = words_of(way, bytes), *wanted = run->wanted[way->floats];
     if (!launch(run, way, bytes, CHECKED, 0, &blocks)) return false;
-    for (int r = 0; r < way->ranks; r++) {
+    for (int r = 0; r < run->group.count; r++) {
         if (!read_back(run, r, run->words, times_bytes(run), words * sizeof *run->words)) return false;
         for (uint32_t i = 0; i < words; i++) {
             if (run->words[i] == wanted[i]) continue;
@@ -191,7 +191,7 @@ static bool time_way(Run *run, const AllReduceWay *way, int bytes, double *us) {
     unsigned blocks;
     *us = 0;
     if (!launch(run, way, bytes, WARM_UP + run->job->iterations, WARM_UP, &blocks)) return false;
-    for (int r = 0; r < way->ranks; r++) {
+    for (int r = 0; r < run->group.count; r++) {
         if (!read_back(run, r, run->times, 0, blocks * TIMES)) return false;
         uint64_t begin = UINT64_MAX, end = 0;
         for (unsigned b = 0; b < blocks; b++) {
@@ -250,10 +250,10 @@ Exit allreduce_run(Ctx *ctx, const Bundle *bundle, const AllReduceJob *job) {
     Run *run = ARENA_NEW(ctx->arena, Run);
     *run = (Run){.ctx = ctx, .job = job, .cubin = bundle_section(bundle, "cubin"), .code = EXIT_ENVIRONMENT};
     run->result.ranks = job->gpus;
-    run->result.way_count = allreduce_ways(job->gpus, run->result.ways);
+    run->result.way_count = allreduce_ways(run->result.ways);
     if (!run->cubin) {
         diag_error(ctx, E0914, NO_SPAN, "the bundle has no kernels: it is for the host");
-        diag_help(ctx, "any bundle for the GPUs at hand will do, for example of `tilegen build demo/h200`");
+        diag_help(ctx, "any bundle of as many ranks for the GPUs at hand will do: `tilegen build demo/h200-tp2`");
         return EXIT_INPUT;
     }
     if (!(run->cuda = cuda_open(ctx, job->cuda))) return EXIT_ENVIRONMENT;

@@ -25,11 +25,10 @@ extern const int allreduce_sizes[ALLREDUCE_SIZES]; // KB
 typedef struct AllReduceWay {
     const char *kernel;
     const char *word, *ready; // as in their names
-    int ranks, floats, flags, quads, two_steps, meets;
+    int floats, flags, quads, two_steps, meets;
 } AllReduceWay;
-enum { ALLREDUCE_WAYS = 24 };
-// The ways of so many ranks; their number.
-int allreduce_ways(int ranks, AllReduceWay *out);
+enum { ALLREDUCE_WAYS = 16 };
+int allreduce_ways(AllReduceWay *out); // their number
 
 typedef enum NcclHow { NCCL_GRAPHED, NCCL_LAUNCHED, NCCL_NOT } NcclHow; // ncclAllReduce is timed
 
@@ -50,8 +49,8 @@ bool allreduce_report(const AllReduceTimes *times, const AllReduceJob *job);
 // allreduce_sums.c: what all ranks must have after so many iterations.
 void allreduce_sums(bool floats, int ranks, int iterations, uint32_t *words, uint32_t count);
 
-// allreduce_nccl.c. NCCL_CALLS sums of `bytes` of bf16 on every rank in a graph, or, where none can be made, launched in
-// a row. What fails is a warning (E0929): the bench goes on with what is left.
+// allreduce_nccl.c. NCCL_CALLS sums of `bytes` of bf16 on every rank in a graph, or, where none can be made, launched
+// in a row. What fails is a warning (E0929): the bench goes on with what is left.
 typedef struct NcclArm NcclArm;
 enum { NCCL_CALLS = 100 };
 // NULL after a warning (E0923, E0924, E0929).

@@ -23,8 +23,8 @@ static bool ok(NcclArm *arm, int result, const char *tried) {
 }
 static bool nccl_ok(NcclArm *arm, int result, const char *tried) {
     if (result != 0 && !arm->why)
-        arm->why = arena_printf(arm->group->ctx->arena, "%s: NCCL says %s (%d)", tried,
-                                arm->nccl->error_string(result), result);
+        arm->why = arena_printf(arm->group->ctx->arena, "%s: NCCL says %s (%d)", tried, arm->nccl->error_string(result),
+                                result);
     return result == 0;
 }
 static bool use(NcclArm *arm, int rank) {

@@ -315,10 +315,8 @@ static void show_progress(void *user, const char *what, double share) {
 }
 
 static int allreduce(const tr_options *open, const Settings *s, tr_session **session) {
-    tr_allreduce job = {.gpus = (int)s->gpus,
-                        .blocks = (int)s->blocks,
+    tr_allreduce job = {.blocks = (int)s->blocks,
                         .iterations = (int)(s->value[OPTION_ROUNDS] ? s->rounds : ALLREDUCE_ITERATIONS),
-                        .nccl = getenv("TILERUN_NCCL"),
                         .text = s->json == stdout ? NULL : stdout,
                         .json = s->json};
     return tr_time_allreduce(open, &job, session);
@@ -377,9 +375,6 @@ int main(int argc, char **argv) {
     if (graph && s.value[OPTION_TRACE]) return usage("%s is of the engine alone", "--trace");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
     const bool sums = s.value[OPTION_ALLREDUCE] != NULL;
-    if (sums && !s.gpus) s.gpus = 2;
-    if (sums && s.gpus != 2 && s.gpus != 4 && s.gpus != 8)
-        return usage("%s wants 2, 4 or 8: sums are made for these numbers of GPUs", "--gpus");
     if (s.value[OPTION_BLOCKS] && !sums) return usage("%s is of --allreduce: give both", "--blocks");
     tr_session *session;
     int shown = -1;

@@ -82,8 +82,7 @@ Nccl *nccl_open(Ctx *ctx, const char *path, bool needed) {
         if (nccl->version(&nccl->is) != NCCL_OK) nccl->is = 0;
     }
     if (nccl->is < NCCL_VERSION_WANTED) {
-        report(ctx, E0924, NO_SPAN, "%s is NCCL %d.%d; 2.28 is needed", name, nccl->is / 10000,
-                   nccl->is % 10000 / 100);
+        report(ctx, E0924, NO_SPAN, "%s is NCCL %d.%d; 2.28 is needed", name, nccl->is / 10000, nccl->is % 10000 / 100);
         help_install(ctx);
         return NULL;
     }

@@ -22,8 +22,8 @@ typedef struct Nccl {
     int is;                                                                 // version
 } Nccl;
 
-// Opens `library`, or libnccl.so.2 where it usually is when NULL. NULL after reporting E0923 or E0924, as an error where
-// it is needed and else as a warning.
+// Opens `library`, or libnccl.so.2 where it usually is when NULL. NULL after reporting E0923 or E0924, as an error
+// where it is needed and else as a warning.
 Nccl *nccl_open(Ctx *ctx, const char *library, bool needed);
 // A name for a communicator, made by one rank for all. False after reporting E0925.
 bool nccl_name(Ctx *ctx, const Nccl *nccl, NcclId *out);

@@ -293,20 +293,26 @@ static void pack_all(Ctx *ctx, void *user) {
 
 static void allreduce_all(Ctx *ctx, void *user) {
     Opening *opening = user;
+    tr_session *s = opening->s;
     const tr_options *o = opening->options;
     const tr_allreduce *wanted = opening->allreduce;
     opening->code = EXIT_INPUT;
-    if (!(opening->s->bundle = bundle_read(ctx, o->bundle))) return;
-    AllReduceJob job = {.gpus = wanted->gpus,
+    if (!open_bundle(s, o) || !gpus_fit(opening, strcmp(s->prog->sku, "host") != 0)) return;
+    if (s->prog->ranks == 1) {
+        diag_error(ctx, E0905, NO_SPAN, "the bundle is for one GPU, and has nothing to sum");
+        diag_help(ctx, "build it with --tp 2, 4 or 8, for as many GPUs");
+        return;
+    }
+    AllReduceJob job = {.gpus = s->prog->ranks,
                         .device = o->device,
                         .iterations = wanted->iterations,
                         .blocks = wanted->blocks,
                         .timeout = o->timeout > 0 ? o->timeout : 1,
                         .cuda = o->cuda,
-                        .nccl = wanted->nccl,
+                        .nccl = o->nccl,
                         .text = wanted->text,
                         .json = wanted->json};
-    opening->code = allreduce_run(ctx, opening->s->bundle, &job);
+    opening->code = allreduce_run(ctx, s->bundle, &job);
 }
 
 static int open_session(const tr_options *options, Opening *opening, void (*body)(Ctx *, void *), tr_session **out) {

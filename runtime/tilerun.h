@@ -131,13 +131,11 @@ int tr_use(tr_session *session, tr_arm arm);
 // Packs the weights of one rank ahead of time into a file, which tr_open takes as `weights` from then on. An
 // interrupted file goes on where it was. *out is as of tr_open, for tr_print_errors and tr_close alone.
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);
-// Times the sum over GPUs inside a kernel by itself, in turns with ncclAllReduce in a graph: `gpus` of them, from
-// options->device on, with any bundle of theirs and without weights. *out is as of tr_pack.
+// Times the sum over GPUs inside a kernel by itself, in turns with ncclAllReduce: as many as the bundle's ranks, from
+// options->device on, without weights. *out is as of tr_pack.
 typedef struct tr_allreduce {
-    int gpus;          // 2, 4 or 8
     int blocks;        // of each; 0: as many as it has SMs
     int iterations;    // that are timed, of one launch
-    const char *nccl;  // library of NCCL; NULL: libnccl.so.2
     FILE *text, *json; // where the result goes, or NULL
 } tr_allreduce;
 int tr_time_allreduce(const tr_options *options, const tr_allreduce *job, tr_session **out);

@@ -235,11 +235,11 @@ template <bool FLOATS, bool FLAGS, int QUADS, int RANKS> struct Reduction {
     }
 };
 
-#define ALLREDUCE_KERNEL(ranks, word, ready, quads)                                                                    \
+// Behind a Model.
+#define ALLREDUCE_KERNEL(word, ready, quads)                                                                           \
     extern "C" __global__ void __launch_bounds__(ALLREDUCE_THREADS, 1)                                                 \
-        ALLREDUCE_NAME(ranks, word, ready, quads)(const __grid_constant__ AllReduce a) {                               \
-        Reduction<ALLREDUCE_##word, ALLREDUCE_##ready, quads, ranks> reduction;                                        \
+        ALLREDUCE_NAME(word, ready, quads)(const __grid_constant__ AllReduce a) {                                      \
+        Reduction<ALLREDUCE_##word, ALLREDUCE_##ready, quads, Model::RANKS> reduction;                                 \
         reduction.run(a);                                                                                              \
     }
-ALLREDUCE_KERNELS(ALLREDUCE_KERNEL)
 #endif

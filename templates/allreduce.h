@@ -23,16 +23,11 @@ enum {
 };
 #define ALLREDUCE_EMPTY 0xFFFFFFFFu
 
-// Kernels, by ranks, what a word is, how readiness is carried, and quads of a thread.
-#define ALLREDUCE_OF_RANKS(X, ranks)                                                                                   \
-    X(ranks, bf16, flag, 1)                                                                                            \
-    X(ranks, bf16, sentinel, 1)                                                                                        \
-    X(ranks, bf16, sentinel, 2)                                                                                        \
-    X(ranks, f32, sentinel, 1)                                                                                         \
-    X(ranks, f32, sentinel, 2)
-#define ALLREDUCE_KERNELS(X) ALLREDUCE_OF_RANKS(X, 2) ALLREDUCE_OF_RANKS(X, 4) ALLREDUCE_OF_RANKS(X, 8)
+// Kernels, by what a word is, how readiness is carried, and quads of a thread. Bundles of several ranks have them, for
+// as many.
+#define ALLREDUCE_KERNELS(X) X(bf16, flag, 1) X(bf16, sentinel, 1) X(bf16, sentinel, 2) X(f32, sentinel, 1)
 enum { ALLREDUCE_bf16, ALLREDUCE_f32, ALLREDUCE_sentinel = 0, ALLREDUCE_flag };
-#define ALLREDUCE_NAME(ranks, word, ready, quads) tilegen_allreduce_##ranks##_##word##_##ready##_##quads
+#define ALLREDUCE_NAME(word, ready, quads) tilegen_allreduce_##word##_##ready##_##quads
 
 typedef struct AllReduceFailure { // of the first thread that gave up waiting; rank: ~0 for a meeting
     uint32_t set, iteration, rank, quad;

@@ -35,7 +35,8 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
     }
 }
 
-// In two steps: ranks' partial sums of this rank's slice, which goes to all. Four columns a lane, since they lie side by side.
+// In two steps: ranks' partial sums of this rank's slice, which goes to all. Four columns a lane, since they lie side
+// by side.
 template <class Model> static DEVICE void sum_slice(Compute &c) {
     using Act = Activations<Model::WIDE>;
     c.wait_ready();

@@ -464,7 +464,8 @@ static int run_fill(const EngineFill *f, unsigned grid, unsigned block) {
 // A rank's kernel of a sum: 1.5 us an iteration. Sums are made where few iterations are asked for.
 static int run_sum(const char *name, const AllReduce *a, unsigned grid) {
     static uint32_t *made[2], count[2], of[2];
-    int floats = strstr(name, "f32") != NULL, ranks = atoi(name + strlen("tilegen_allreduce_"));
+    int floats = strstr(name, "f32") != NULL, ranks = 0;
+    while (ranks < ALLREDUCE_RANKS && a->windows[ranks]) ranks++;
     uint32_t words = a->quads * (strstr(name, "flag") ? 2 : 4), *out = (uint32_t *)(uintptr_t)a->out;
     uint64_t *times = (uint64_t *)(uintptr_t)a->times;
     for (int r = 0; r < ranks; r++)

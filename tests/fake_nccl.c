@@ -1,6 +1,6 @@
 // NCCL without GPUs: windows are files that all ranks map. FAKE_NCCL, a list of words separated by commas, says how it
-// behaves: old; broken (an error), hangs for joining; failing for sums; apart (no window), crossed (the wrong one) for windows; WORD@N:
-// in rank N alone.
+// behaves: old; broken (an error), hangs for joining; failing for sums; apart (no window), crossed (the wrong one) for
+// windows; WORD@N: in rank N alone.
 #include "nccl.h"
 #include <fcntl.h>
 #include <stdlib.h>

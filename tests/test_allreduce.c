@@ -5,17 +5,17 @@
 #include "fake_session.h"
 #include <jansson.h>
 
-static char bundle_path[1000], host_path[1000], nccl_path[1000], *text, *json;
+static char bundle_path[1000], single_path[1000], host_path[1000], nccl_path[1000], *text, *json;
 static const char *nccl = "/nonexistent/libnccl.so.2";
 
-static int timed(const char *behaviour, const char *bundle, int gpus) {
+static int timed(const char *behaviour, const char *bundle) {
     size_t lengths[2];
     tr_session *s;
     free(text), free(json);
-    tr_allreduce job = {.gpus = gpus, .iterations = 500, .nccl = nccl};
+    tr_allreduce job = {.iterations = 500};
     job.text = open_memstream(&text, &lengths[0]), job.json = open_memstream(&json, &lengths[1]);
     setenv("FAKE_CUDA", behaviour, 1);
-    int code = tr_time_allreduce(&(tr_options){.bundle = bundle, .cuda = library}, &job, &s);
+    int code = tr_time_allreduce(&(tr_options){.bundle = bundle, .cuda = library, .nccl = nccl}, &job, &s);
     fclose(job.text), fclose(job.json);
     keep(s);
     tr_close(s);
@@ -25,10 +25,11 @@ static int timed(const char *behaviour, const char *bundle, int gpus) {
 }
 
 static void all_sizes_are_timed(void) {
-    CHECK(timed("devices=2", bundle_path, 2) == 0, "%s", said);
+    CHECK(timed("devices=2", bundle_path) == 0, "%s", said);
     SAID("warning[E0923]");
     CHECK(strstr(text, "between 2 GPUs (NVIDIA H200), 132 blocks") && strstr(text, "one shot, bf16, flag, 1 a thread"));
-    CHECK(strstr(text, "two steps, f32, sentinel") && strstr(text, "1.50") && !strstr(text, "NCCL") && !strstr(text, "times as"));
+    CHECK(strstr(text, "two steps, f32, sentinel") && strstr(text, "1.50") && !strstr(text, "NCCL") &&
+          !strstr(text, "times as"));
     json_t *root = json_loads(json, 0, NULL), *sizes = json_object_get(root, "sizes");
     CHECK(root && json_array_size(sizes) == ALLREDUCE_SIZES);
     for (size_t i = 0; i < ALLREDUCE_SIZES; i++) {
@@ -44,53 +45,40 @@ static void all_sizes_are_timed(void) {
 static void nccl_is_compared_with(void) {
     nccl = nccl_path;
     setenv("FAKE_NCCL", "", 1);
-    CHECK(timed("devices=2", bundle_path, 2) == 0 && !*said, "%s", said);
+    CHECK(timed("devices=2", bundle_path) == 0 && !*said, "%s", said);
     CHECK(strstr(text, "NCCL, in a graph") && strstr(text, "20.00") && strstr(text, "13.33"), "%s", text);
     CHECK(strstr(text, "of NCCL 2.28.9") && !strstr(text, "NCCL, launched"), "%s", text);
     CHECK(strstr(json, "\"nccl_graph\": true") && strstr(json, "\"ratio\": 13.3"), "%s", json);
-    CHECK(timed("devices=2,unrecorded", bundle_path, 2) == 0, "%s", said);
+    CHECK(timed("devices=2,unrecorded", bundle_path) == 0, "%s", said);
     SAID("warning[E0929]: ncclAllReduce is timed without a graph (recording a graph: ");
     CHECK(!strstr(strstr(said, "E0929") + 1, "E0929"), "%s", said);
     CHECK(!strstr(text, "NCCL, in a graph") && strstr(text, "NCCL, launched") && strstr(text, "13.33"), "%s", text);
     CHECK(strstr(json, "\"nccl_graph\": false"), "%s", json);
     setenv("FAKE_NCCL", "failing", 1);
-    CHECK(timed("devices=2", bundle_path, 2) == 0 && strstr(text, "1.50") && !strstr(text, "times as"), "%s", said);
+    CHECK(timed("devices=2", bundle_path) == 0 && strstr(text, "1.50") && !strstr(text, "times as"), "%s", said);
     SAID("warning[E0929]: ncclAllReduce is not timed (summing: NCCL says ");
     setenv("FAKE_NCCL", "broken", 1);
-    CHECK(timed("devices=2", bundle_path, 2) == 0 && strstr(text, "1.50") && !strstr(text, "NCCL"), "%s", said);
+    CHECK(timed("devices=2", bundle_path) == 0 && strstr(text, "1.50") && !strstr(text, "NCCL"), "%s", said);
     SAID("warning[E0929]: ncclAllReduce is not timed (starting NCCL: ");
     setenv("FAKE_NCCL", "", 1);
     nccl = "/nonexistent/libnccl.so.2";
 }
 
-static void more_gpus(void) {
-    CHECK(timed("devices=4", bundle_path, 4) == 0, "%s", said);
-    CHECK(strstr(text, "between 4 GPUs"));
-}
-
 static void what_goes_wrong(void) {
-    CHECK(timed("devices=2,wrong", bundle_path, 2) == EXIT_VERIFY && !*text && !*json);
-    SAID("error[E0928]: tilegen_allreduce_2_");
-    CHECK(timed("devices=2,lost", bundle_path, 2) == EXIT_VERIFY);
+    CHECK(timed("devices=2,wrong", bundle_path) == EXIT_VERIFY && !*text && !*json);
+    SAID("error[E0928]: tilegen_allreduce_");
+    CHECK(timed("devices=2,lost", bundle_path) == EXIT_VERIFY);
     SAID("error[E0927]: rank 0 waited in vain for quad 7 of rank 1 in iteration 3");
-    CHECK(timed("devices=2,apart", bundle_path, 2) == EXIT_ENVIRONMENT);
+    CHECK(timed("devices=2,apart", bundle_path) == EXIT_ENVIRONMENT);
     SAID("error[E0926]");
-    CHECK(timed("devices=2", bundle_path, 4) == EXIT_ENVIRONMENT);
+    CHECK(timed("devices=1", bundle_path) == EXIT_ENVIRONMENT);
     SAID("error[E0909]");
-    CHECK(timed("devices=2,busy", bundle_path, 2) == EXIT_ENVIRONMENT);
+    CHECK(timed("devices=2,busy", bundle_path) == EXIT_ENVIRONMENT);
     SAID("error[E0910]");
-    CHECK(timed("devices=2", host_path, 2) == EXIT_INPUT);
+    CHECK(timed("devices=2", host_path) == EXIT_INPUT);
     SAID("error[E0914]");
-}
-
-// Every number of ranks has the same ways, and each size one of bf16 in both forms.
-static void ways_of_all_degrees(void) {
-    AllReduceWay ways[3][ALLREDUCE_WAYS];
-    int counts[3];
-    for (int i = 0; i < 3; i++) counts[i] = allreduce_ways(2 << i, ways[i]);
-    CHECK(counts[0] == counts[1] && counts[1] == counts[2] && counts[0] <= ALLREDUCE_WAYS);
-    for (int i = 0; i < counts[0]; i++)
-        CHECK(ways[0][i].floats == ways[2][i].floats && ways[0][i].two_steps == ways[2][i].two_steps);
+    CHECK(timed("devices=2", single_path) == EXIT_INPUT);
+    SAID("error[E0905]: the bundle is for one GPU");
 }
 
 // Sums by hand: two ranks' signs and fractions at sizes in [1, 2), rounded to nearest even.
@@ -116,19 +104,21 @@ static void sums_are_what_they_should_be(void) {
 int main(void) {
     library_find();
     snprintf(bundle_path, sizeof bundle_path, "%s/fake.bundle", demo_tmp());
+    snprintf(single_path, sizeof single_path, "%s/single.bundle", demo_tmp());
     snprintf(host_path, sizeof host_path, "%s/host.bundle", demo_tmp());
     snprintf(nccl_path, sizeof nccl_path, "%s/tests/libfakenccl.so", getenv("BUILD") ? getenv("BUILD") : "build");
     check_name = "set-up";
     if (setjmp(check_landing)) return 1;
+    fake_wide = false;
+    fake_bundle(single_path);
+    fake_ranks = 2;
     fake_bundle(bundle_path);
     fake_without_kernel = true;
     fake_bundle(host_path);
     if (!fake_open()) return 1;
     RUN(sums_are_what_they_should_be);
-    RUN(ways_of_all_degrees);
     RUN(all_sizes_are_timed);
     RUN(nccl_is_compared_with);
-    RUN(more_gpus);
     RUN(what_goes_wrong);
     return check_done();
 }

@@ -113,13 +113,19 @@ static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool re
 }
 
 char *emit_cuda(Ctx *ctx, const Compiled *c) {
-    return emit_unit(ctx, c, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n#include \"allreduce.cuh\"\n", true,
-                     "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
-                     "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
-                     "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
-                     "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
-                     "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
-                     "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n");
+    // Of one rank there is nothing to sum; the kernels of sums take NVRTC seconds.
+    const char *headers = "#include \"engine.cuh\"\n#include \"bench.cuh\"\n";
+    if (c->prog->ranks > 1) headers = arena_printf(ctx->arena, "%s#include \"allreduce.cuh\"\n", headers);
+    const char *sums = c->prog->ranks > 1 ? "\nALLREDUCE_KERNELS(ALLREDUCE_KERNEL)\n" : "";
+    return emit_unit(ctx, c, headers, true,
+                     arena_printf(ctx->arena,
+                                  "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
+                                  "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
+                                  "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
+                                  "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
+                                  "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
+                                  "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n%s",
+                                  sums));
 }
 
 char *emit_graph(Ctx *ctx, const Compiled *c) {

@@ -242,7 +242,8 @@ static bool run_all(Run *run) {
     if (nccl) run->result.nccl_version = nccl_arm_version(nccl);
     bool done = true;
     for (int size = 0; size < ALLREDUCE_SIZES && done; size++) done = run_size(run, size, nccl);
-    if (nccl) ctx_done(run->ctx, nccl);
+    done = done && allreduce_report(&run->result, run->job);
+    if (nccl) ctx_done(run->ctx, nccl); // it waits for its own: the result is out before
     return done;
 }
 
@@ -260,6 +261,5 @@ Exit allreduce_run(Ctx *ctx, const Bundle *bundle, const AllReduceJob *job) {
     ctx_defer(ctx, run_close, run);
     bool done = run_all(run);
     ctx_done(ctx, run);
-    if (!done) return run->code;
-    return allreduce_report(&run->result, job) ? EXIT_OK : EXIT_ENVIRONMENT;
+    return done ? EXIT_OK : run->code;
 }

@@ -215,5 +215,5 @@ void nccl_arm_close(void *user) {
         if (arm->buffers[r]) cuda->memory_free(arm->buffers[r]);
     }
     for (int r = 0; r < arm->group->count; r++)
-        if (arm->comms[r]) arm->nccl->comm_free(arm->comms[r]);
+        if (arm->comms[r]) (arm->how == NCCL_NOT ? arm->nccl->comm_abort : arm->nccl->comm_free)(arm->comms[r]);
 }

@@ -89,6 +89,6 @@ static bool print_json(const AllReduceTimes *t, FILE *out) {
 }
 
 bool allreduce_report(const AllReduceTimes *times, const AllReduceJob *job) {
-    if (job->text) print_text(times, job->text);
-    return !job->json || print_json(times, job->json);
+    if (job->text) print_text(times, job->text), fflush(job->text);
+    return !job->json || (print_json(times, job->json) && fflush(job->json) == 0);
 }

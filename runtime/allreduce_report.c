@@ -26,7 +26,7 @@ static void print_row(FILE *out, const char *name, const double *values) {
     bool any = false;
     for (int s = 0; s < ALLREDUCE_SIZES; s++) any |= values[s] > 0;
     if (!any) return;
-    fprintf(out, "\n%-38s", name);
+    fprintf(out, "\n%-46s", name);
     for (int s = 0; s < ALLREDUCE_SIZES; s++)
         if (values[s] > 0)
             fprintf(out, " %6.2f", values[s]);
@@ -41,7 +41,7 @@ static void print_text(const AllReduceTimes *t, FILE *out) {
     if (t->nccl_version)
         fprintf(out, "; ncclAllReduce of NCCL %d.%d.%d, %d in a row", t->nccl_version / 10000,
                 t->nccl_version / 100 % 100, t->nccl_version % 100, NCCL_CALLS);
-    fprintf(out, "\n%-38s", "KB of bf16");
+    fprintf(out, "\n%-46s", "KB of bf16");
     for (int s = 0; s < ALLREDUCE_SIZES; s++) fprintf(out, " %6d", allreduce_sizes[s]);
     for (int i = 0; i < t->way_count; i++) {
         const AllReduceWay *way = &t->ways[i];

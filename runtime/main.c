@@ -278,7 +278,8 @@ static bool graph_arm(const Settings *s) { return s->value[OPTION_ARM] && strcmp
 
 // Whether weights and caches are made on the GPU.
 static bool all_made(const Settings *s) {
-    return s->value[OPTION_ALONE] || (s->gpus > 1 && strncmp(s->value[OPTION_WEIGHTS], "synthetic:", 10) == 0);
+    const char *weights = s->value[OPTION_WEIGHTS]; // NULL: --allreduce
+    return s->value[OPTION_ALONE] || (s->gpus > 1 && weights && strncmp(weights, "synthetic:", 10) == 0);
 }
 
 // What is timed there: rounds behind `context` positions, in caches with room for them.

@@ -49,14 +49,14 @@ $(B)/tests/%: tests/%.c tests/check.h $(B)/libtilerun.a $(B)/libtilegen.a
 $(B)/tests/test_mutants: tests/interleaver.c tests/machine.c tests/small_progs.c
 $(B)/tests/test_alloc: LIBS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 # A driver without a GPU, for the tests that want one.
-$(B)/tests/libfakecuda.so: tests/fake_cuda.c tests/fake_cuda.h runtime/cuda.h runtime/cuda_api.def
+$(B)/tests/libfakecuda.so: tests/fake_cuda.c tests/fake_cuda.h runtime/cuda.h runtime/cuda_api.def runtime/allreduce_sums.c templates/allreduce.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests -shared -fPIC $< -o $@
 $(B)/tests/libfakenccl.so: tests/fake_nccl.c runtime/nccl.h runtime/nccl_api.def
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Itests -shared -fPIC $< -o $@
-$(B)/tests/test_gpu_engine $(B)/tests/test_gpu_graph $(B)/tests/test_bench $(B)/tests/test_ranks: $(B)/tests/libfakecuda.so
-$(B)/tests/test_ranks: $(B)/tests/libfakenccl.so
+$(B)/tests/test_gpu_engine $(B)/tests/test_gpu_graph $(B)/tests/test_bench $(B)/tests/test_allreduce $(B)/tests/test_ranks: $(B)/tests/libfakecuda.so
+$(B)/tests/test_allreduce $(B)/tests/test_ranks: $(B)/tests/libfakenccl.so
 tests: $(TESTS)
 
 # libFuzzer targets, with clang; `make test` replays their corpus through tests/fuzz/replay.c instead.

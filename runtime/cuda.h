@@ -12,6 +12,7 @@ typedef enum CudaResult {
     CUDA_DEVICE_UNAVAILABLE = 46,
     CUDA_NO_DEVICE = 100,
     CUDA_NOT_READY = 600,
+    CUDA_PEER_ALREADY = 704,
     CUDA_LAUNCH_FAILED = 719,
     CUDA_DRIVER_MISMATCH = 803,
 } CudaResult;
@@ -37,6 +38,7 @@ enum {
 enum {
     CUDA_LAUNCH_EARLY = 6, // programmatic stream serialization: before the kernel before it in the stream has ended
     CUDA_CAPTURE_THREAD = 1,
+    CUDA_CAPTURE_RELAXED = 2,
 };
 typedef struct CudaLaunchAttribute {
     int id, padding;

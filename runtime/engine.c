@@ -291,6 +291,7 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
     }
     e->round_activations = prog->buffers[x].dtype == DTYPE_BF16;
     e->cache16 = prog->buffers[kv].dtype == DTYPE_BF16;
+    if (prog->buffers[x].rank == 3) e->slice = prog->buffers[x].dims[2]; // lower.h: in two steps
     if (part >= 0) e->split = prog->buffers[part].dims[1];
     for (int i = 0; i < prog->round_count; i++) {
         const Body *body = &prog->bodies[prog->round[i].body];

@@ -68,7 +68,7 @@ static bool greet(Gpu *gpu) {
 bool gpu_window(Gpu *gpu) {
     NcclId id;
     gpu->told = arena_alloc(gpu->ctx->arena, sizeof(DecodeRequest) + (size_t)gpu->context * sizeof(int32_t));
-    gpu->nccl = nccl_open(gpu->ctx, gpu->options.nccl);
+    gpu->nccl = nccl_open(gpu->ctx, gpu->options.nccl, true);
     if (!gpu->nccl || !name(gpu, &id)) return false;
     progress_tell(&gpu->options.progress, "joining the ranks", 0);
     NcclJoined joined = nccl_join(gpu->ctx, gpu->nccl, gpu->cuda, gpu->cuda_context, &id, gpu->options.rank,

@@ -30,12 +30,12 @@ static const struct {
                 {"logits", "logits of every position of a file of ids"},
                 {"bench", "time rounds of decoding"},
                 {"pack", "write weights as the GPU reads them, so that they load faster"}};
-enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3 };
+enum { COMMANDS = 4, USAGE = 2, ENVIRONMENT = 3, ALLREDUCE_ITERATIONS = 2000 };
 
 typedef struct Settings {
     const char *value[OPTION_COUNT]; // "" for a flag that is set
     const char *bundle;
-    long threads, context, max_tokens, top_k, rounds, device, rank, gpus;
+    long threads, context, max_tokens, top_k, rounds, device, rank, gpus, blocks;
     double temperature, top_p, accept, timeout;
     unsigned long long seed;
     FILE *json, *trace; // where they go, or NULL
@@ -101,7 +101,8 @@ static int read_numbers(Settings *s) {
                    {OPTION_RANK, 0, 7, 0, true},
                    {OPTION_ACCEPT, 1, TR_MAX_BLOCK, 0, false},
                    {OPTION_TIMEOUT, 0.1, 600, 0, false},
-                   {OPTION_GPUS, 1, 8, 0, true}};
+                   {OPTION_GPUS, 1, 8, 0, true},
+                   {OPTION_BLOCKS, 1, 1024, 0, true}};
     enum { NUMBERS = sizeof numbers / sizeof *numbers };
     double value[NUMBERS];
     for (int i = 0; i < NUMBERS; i++) {
@@ -114,7 +115,7 @@ static int read_numbers(Settings *s) {
     s->threads = (long)value[0], s->context = (long)value[1], s->max_tokens = (long)value[2], s->top_k = (long)value[3];
     s->rounds = (long)value[4], s->temperature = value[5], s->top_p = value[6], s->seed = (unsigned long long)value[7];
     s->device = (long)value[8], s->rank = (long)value[9], s->accept = value[10], s->timeout = value[11];
-    s->gpus = (long)value[12];
+    s->gpus = (long)value[12], s->blocks = (long)value[13];
     return 0;
 }
 
@@ -149,7 +150,8 @@ static int read_arguments(int argc, char **argv, int command, Settings *s) {
             return usage("%s wants a value", options[o].name);
     }
     if (!s->bundle) return usage("%s wants a bundle", commands[command].name);
-    if (!s->value[OPTION_WEIGHTS]) return usage("%s is missing: a folder, or synthetic:SEED", "--weights");
+    if (!s->value[OPTION_WEIGHTS] && !s->value[OPTION_ALLREDUCE])
+        return usage("%s is missing: a folder, or synthetic:SEED", "--weights");
     return read_numbers(s);
 }
 
@@ -276,7 +278,8 @@ static bool graph_arm(const Settings *s) { return s->value[OPTION_ARM] && strcmp
 
 // Whether weights and caches are made on the GPU.
 static bool all_made(const Settings *s) {
-    return s->value[OPTION_ALONE] || (s->gpus > 1 && strncmp(s->value[OPTION_WEIGHTS], "synthetic:", 10) == 0);
+    const char *weights = s->value[OPTION_WEIGHTS]; // NULL: --allreduce
+    return s->value[OPTION_ALONE] || (s->gpus > 1 && weights && strncmp(weights, "synthetic:", 10) == 0);
 }
 
 // What is timed there: rounds behind `context` positions, in caches with room for them.
@@ -310,6 +313,14 @@ static void show_progress(void *user, const char *what, double share) {
     *shown = percent;
     fprintf(stderr, "\r\033[K%s %3d %%", what, percent);
     fflush(stderr);
+}
+
+static int allreduce(const tr_options *open, const Settings *s, tr_session **session) {
+    tr_allreduce job = {.blocks = (int)s->blocks,
+                        .iterations = (int)(s->value[OPTION_ROUNDS] ? s->rounds : ALLREDUCE_ITERATIONS),
+                        .text = s->json == stdout ? NULL : stdout,
+                        .json = s->json};
+    return tr_time_allreduce(open, &job, session);
 }
 
 static int run(tr_session *session, const Settings *s, int command) {
@@ -364,6 +375,8 @@ int main(int argc, char **argv) {
     if (arm && s.value[OPTION_COMPARE]) return usage("%s times both arms: without --arm", "--compare");
     if (graph && s.value[OPTION_TRACE]) return usage("%s is of the engine alone", "--trace");
     if (command == 3 && !s.value[OPTION_OUT]) return usage("%s wants -o FILE", "pack");
+    const bool sums = s.value[OPTION_ALLREDUCE] != NULL;
+    if (s.value[OPTION_BLOCKS] && !sums) return usage("%s is of --allreduce: give both", "--blocks");
     tr_session *session;
     int shown = -1;
     tr_options open = {.bundle = s.bundle,
@@ -387,10 +400,12 @@ int main(int argc, char **argv) {
         open.context = bench_positions(&job);
     }
     if (!out_open(s.value[OPTION_JSON], &s.json) || !out_open(s.value[OPTION_TRACE], &s.trace)) return ENVIRONMENT;
-    int code = command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session) : tr_open(&open, &session);
+    int code = sums           ? allreduce(&open, &s, &session)
+               : command == 3 ? tr_pack(&open, (int)s.rank, s.value[OPTION_OUT], &session)
+                              : tr_open(&open, &session);
     if (shown >= 0) fputs("\r\033[K", stderr);
     interrupted_session = session;
-    if (command != 3) {
+    if (command != 3 && !sums) {
         signal(SIGINT, on_interrupt);
         signal(SIGTERM, on_interrupt);
         if (code == 0) code = run(session, &s, command);

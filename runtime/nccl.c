@@ -19,14 +19,6 @@ typedef struct WindowOnDevice {
     uint32_t stride; // from rank to rank, in 4 GiB
 } WindowOnDevice;
 
-struct Nccl {
-#define NCCL(name, symbol, result, parameters) result(*name) parameters;
-#include "nccl_api.def"
-#undef NCCL
-    int (*peer_address)(void *window, size_t offset, int peer, void **out); // NULL before 2.29
-    int is;                                                                 // version
-};
-
 static const struct {
     const char *symbol;
     size_t at;
@@ -67,7 +59,8 @@ static void *open_library(Ctx *ctx, const char *path, const char **name) {
     return handle;
 }
 
-Nccl *nccl_open(Ctx *ctx, const char *path) {
+Nccl *nccl_open(Ctx *ctx, const char *path, bool needed) {
+    void (*report)(Ctx *, DiagCode, Span, const char *, ...) = needed ? diag_error : diag_warning;
     // Multicast puts a host's switches out of order when a program that uses it is killed. All ranks are on one host,
     // so they find each other without a network.
     setenv("NCCL_NVLS_ENABLE", "0", 1);
@@ -77,7 +70,7 @@ Nccl *nccl_open(Ctx *ctx, const char *path) {
     void *library = open_library(ctx, path, &name);
     if (!library) {
         const char *why = dlerror();
-        diag_error(ctx, E0923, NO_SPAN, "no NCCL: %s not found", path ? path : "libnccl.so.2");
+        report(ctx, E0923, NO_SPAN, "no NCCL: %s not found", path ? path : "libnccl.so.2");
         diag_note(ctx, NO_SPAN, "%s", why ? why : "the loader does not say why");
         help_install(ctx);
         return NULL;
@@ -89,15 +82,14 @@ Nccl *nccl_open(Ctx *ctx, const char *path) {
         if (nccl->version(&nccl->is) != NCCL_OK) nccl->is = 0;
     }
     if (nccl->is < NCCL_VERSION_WANTED) {
-        diag_error(ctx, E0924, NO_SPAN, "%s is NCCL %d.%d; 2.28 is needed", name, nccl->is / 10000,
-                   nccl->is % 10000 / 100);
+        report(ctx, E0924, NO_SPAN, "%s is NCCL %d.%d; 2.28 is needed", name, nccl->is / 10000, nccl->is % 10000 / 100);
         help_install(ctx);
         return NULL;
     }
     for (int i = 0; i < FUNCTIONS; i++) {
         void *found = dlsym(library, functions[i].symbol);
         if (!found) {
-            diag_error(ctx, E0924, NO_SPAN, "%s has no function %s", name, functions[i].symbol);
+            report(ctx, E0924, NO_SPAN, "%s has no function %s", name, functions[i].symbol);
             help_install(ctx);
             return NULL;
         }

@@ -14,10 +14,17 @@ typedef struct NcclId {
     char bytes[NCCL_ID_BYTES];
 } NcclId;
 
-typedef struct Nccl Nccl;
+typedef struct Nccl {
+#define NCCL(name, symbol, result, parameters) result(*name) parameters;
+#include "nccl_api.def"
+#undef NCCL
+    int (*peer_address)(void *window, size_t offset, int peer, void **out); // NULL before 2.29
+    int is;                                                                 // version
+} Nccl;
 
-// Opens `library`, or libnccl.so.2 where it usually is when NULL. NULL after reporting E0923 or E0924.
-Nccl *nccl_open(Ctx *ctx, const char *library);
+// Opens `library`, or libnccl.so.2 where it usually is when NULL. NULL after reporting E0923 or E0924, as an error
+// where it is needed and else as a warning.
+Nccl *nccl_open(Ctx *ctx, const char *library, bool needed);
 // A name for a communicator, made by one rank for all. False after reporting E0925.
 bool nccl_name(Ctx *ctx, const Nccl *nccl, NcclId *out);
 

@@ -69,6 +69,7 @@ struct Engine {
     const Checkpoint *weights;
     Shape shape;
     int ranks, rows, context;
+    int slice;                   // columns that a rank sums for all; 0: each sums all of them
     int split;                   // parts of an attention over the keys, where a layer's body joins them
     bool joins[ATTENTION_KINDS]; // it does
     bool round_activations, cache16;
@@ -107,7 +108,7 @@ void op_reduce(const OpCall *c);
 void op_append(const OpCall *c);
 void op_attention(const OpCall *c);
 void op_merge(const OpCall *c);
-// A partial sum, into this rank's slab of every rank's inbox: its offset in Rank.
+// A partial sum, into this rank's slab of every rank's inbox, or of the one that sums its column: its offset in Rank.
 void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum);
 void op_draft_attention(const OpCall *c);
 void op_context(const OpCall *c);
@@ -125,8 +126,8 @@ void op_accept(const OpCall *c);
 static inline float keep(const Engine *e, float value) {
     return e->round_activations ? bf16_to_float(float_to_bf16(value)) : value;
 }
-// After the last sum of a layer: into the residual stream, and into the taps where the drafter listens.
-void residual_store(const OpCall *c, float *x, int row, int col, float value, bool tap);
+// After the last sum of a layer: into a rank's residual stream, and into its taps where the drafter listens.
+void residual_store(const OpCall *c, Rank *r, float *x, int row, int col, float value, bool tap);
 
 // RMSNorm before a matrix: the matrix's inputs, in the thread's scratch, and what multiplies each row's sums. With
 // float32 activations the inputs are the norm and the factors 1. With bf16 ones the inputs are bf16(norm * x), without

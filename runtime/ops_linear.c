@@ -19,10 +19,10 @@ Normed normed_rows(const OpCall *c, const float *x, const float *norm, double ep
     return out;
 }
 
-void residual_store(const OpCall *c, float *x, int row, int col, float value, bool tap) {
+void residual_store(const OpCall *c, Rank *r, float *x, int row, int col, float value, bool tap) {
     size_t at = (size_t)row * (size_t)c->e->model->hidden + (size_t)col;
     x[at] = keep(c->e, value);
-    if (tap) c->r->taps[(size_t)c->layer * (size_t)c->e->rows * (size_t)c->e->model->hidden + at] = x[at];
+    if (tap) r->taps[(size_t)c->layer * (size_t)c->e->rows * (size_t)c->e->model->hidden + at] = x[at];
 }
 
 static bool tapped(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
@@ -89,11 +89,11 @@ void op_draft_qkv(const OpCall *c) {
 void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum) {
     size_t hidden = (size_t)c->e->model->hidden,
            at = ((size_t)c->rank * (size_t)c->e->rows + (size_t)row) * hidden + (size_t)column;
-    for (int target = 0; target < c->e->ranks; target++) (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
+    int slice = c->e->slice, first = slice ? column / slice : 0, last = slice ? first + 1 : c->e->ranks;
+    for (int target = first; target < last; target++) (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
 }
 
-// A projection back to the residual stream: added to x, or a rank's partial sum into every rank's inbox (its offset in
-// Rank).
+// A projection back to the residual stream: added to x, or a rank's partial sum into inboxes (see op_partial).
 static void project_back(const OpCall *c, const Matrix *w, const float *in, float *x, size_t inbox, bool tap) {
     float sums[MAX_ROWS];
     int hidden = c->e->model->hidden;
@@ -104,7 +104,7 @@ static void project_back(const OpCall *c, const Matrix *w, const float *in, floa
             if (c->e->ranks > 1)
                 op_partial(c, inbox, i, n, sums[i]);
             else
-                residual_store(c, x, i, n, x[at] + sums[i], tap);
+                residual_store(c, c->r, x, i, n, x[at] + sums[i], tap);
         }
     }
 }
@@ -245,13 +245,18 @@ void op_reduce(const OpCall *c) {
                          : site == SITE_MLP             ? c->r->im
                          : site == SITE_DRAFT_ATTENTION ? c->r->dix
                                                         : c->r->dim;
-    float *x = draft ? c->r->dx : c->r->x;
+    // In two steps what a rank has summed goes to all; the tile counts from its slice.
+    int slice = c->e->slice, begin = slice * c->rank, from = slice ? 0 : c->rank, to = slice ? c->e->ranks : from + 1;
+    const float *x = draft ? c->r->dx : c->r->x;
     size_t hidden = (size_t)c->e->model->hidden, slab = (size_t)c->e->rows * hidden;
     for (int i = 0; i < c->rows; i++)
-        for (int n = c->lo; n < c->hi; n++) {
+        for (int n = begin + c->lo; n < begin + c->hi; n++) {
             size_t at = (size_t)i * hidden + (size_t)n;
-            float sum = inbox[at];
+            float sum = inbox[at], before = x[at];
             for (int rank = 1; rank < c->e->ranks; rank++) sum += inbox[(size_t)rank * slab + at];
-            residual_store(c, x, i, n, x[at] + sum, site == SITE_MLP && tapped(c));
+            for (int target = from; target < to; target++) {
+                Rank *r = &c->e->rank[target];
+                residual_store(c, r, draft ? r->dx : r->x, i, n, before + sum, site == SITE_MLP && tapped(c));
+            }
         }
 }

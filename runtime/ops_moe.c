@@ -136,6 +136,6 @@ void op_combine(const OpCall *c) {
             if (c->e->ranks > 1)
                 op_partial(c, offsetof(Rank, im), i, n, sum);
             else
-                residual_store(c, c->r->x, i, n, c->r->x[at] + sum, tap);
+                residual_store(c, c->r, c->r->x, i, n, c->r->x[at] + sum, tap);
         }
 }

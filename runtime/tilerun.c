@@ -1,4 +1,5 @@
 #include "tilerun.h"
+#include "allreduce.h"
 #include "file.h"
 #include "gpu.h"
 #include "pack_file.h"
@@ -48,6 +49,7 @@ typedef struct Opening {
     uint64_t seed;     // of synthetic weights
     double started;
     const char *pack; // file to write, or NULL
+    const tr_allreduce *allreduce;
     Progress progress;
     int code;
 } Opening;
@@ -289,6 +291,30 @@ static void pack_all(Ctx *ctx, void *user) {
         opening->code = EXIT_ENVIRONMENT;
 }
 
+static void allreduce_all(Ctx *ctx, void *user) {
+    Opening *opening = user;
+    tr_session *s = opening->s;
+    const tr_options *o = opening->options;
+    const tr_allreduce *wanted = opening->allreduce;
+    opening->code = EXIT_INPUT;
+    if (!open_bundle(s, o) || !gpus_fit(opening, strcmp(s->prog->sku, "host") != 0)) return;
+    if (s->prog->ranks == 1) {
+        diag_error(ctx, E0905, NO_SPAN, "the bundle is for one GPU, and has nothing to sum");
+        diag_help(ctx, "build it with --tp 2, 4 or 8, for as many GPUs");
+        return;
+    }
+    AllReduceJob job = {.gpus = s->prog->ranks,
+                        .device = o->device,
+                        .iterations = wanted->iterations,
+                        .blocks = wanted->blocks,
+                        .timeout = o->timeout > 0 ? o->timeout : 1,
+                        .cuda = o->cuda,
+                        .nccl = o->nccl,
+                        .text = wanted->text,
+                        .json = wanted->json};
+    opening->code = allreduce_run(ctx, s->bundle, &job);
+}
+
 static int open_session(const tr_options *options, Opening *opening, void (*body)(Ctx *, void *), tr_session **out) {
     *out = NULL;
     tr_session *s = calloc(1, sizeof *s);
@@ -319,6 +345,11 @@ int tr_open(const tr_options *options, tr_session **out) {
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out) {
     Opening opening = {.rank = rank, .pack = path};
     return open_session(options, &opening, pack_all, out);
+}
+
+int tr_time_allreduce(const tr_options *options, const tr_allreduce *job, tr_session **out) {
+    Opening opening = {.allreduce = job};
+    return open_session(options, &opening, allreduce_all, out);
 }
 
 void tr_close(tr_session *s) {

@@ -131,6 +131,14 @@ int tr_use(tr_session *session, tr_arm arm);
 // Packs the weights of one rank ahead of time into a file, which tr_open takes as `weights` from then on. An
 // interrupted file goes on where it was. *out is as of tr_open, for tr_print_errors and tr_close alone.
 int tr_pack(const tr_options *options, int rank, const char *path, tr_session **out);
+// Times the sum over GPUs inside a kernel by itself, in turns with ncclAllReduce: as many as the bundle's ranks, from
+// options->device on, without weights. *out is as of tr_pack.
+typedef struct tr_allreduce {
+    int blocks;        // of each; 0: as many as it has SMs
+    int iterations;    // that are timed, of one launch
+    FILE *text, *json; // where the result goes, or NULL
+} tr_allreduce;
+int tr_time_allreduce(const tr_options *options, const tr_allreduce *job, tr_session **out);
 // Whitespace-separated ids of a file ("-": standard input).
 int tr_read_tokens(tr_session *session, const char *path, const int **tokens, size_t *count);
 tr_figures tr_session_figures(const tr_session *session);

@@ -11,7 +11,16 @@ local rows = 8 -- tokens a round: a block of the drafter
 local strip, pair = 16, host and 16 or 8
 local function pages_of(bytes) return host and 1 or sku.page_memory // bytes end -- that fit into a block
 
+-- Sums over ranks. In one shot a rank sends its partial sums, in float, to all others: least latency. In two steps it
+-- sends each rank those of the columns that rank sums, and that one the new activations: a link carries less, and a rank
+-- reads less, for a second trip of about a microsecond between GPUs. A GPU writes about 366 GB/s to the others.
+local activation = small and 4 or 2 -- bytes
+local one_shot = (tp - 1) * rows * model.hidden * 4
+local two_steps = (tp - 1) * rows * model.hidden * (4 + activation) // tp
+local split_sums = not host and one_shot - two_steps > 366000 and model.hidden % tp == 0
+
 local t = tune {
+    reduce_steps = split_sums and choice { 2, 1 } or choice { 1, 2 },
     waves = choice { 1, 2, 4 },           -- tasks of an op for each worker, about
     expert_waves = small and choice { 1, 2, 4, 8 } or choice { 4, 1, 2, 8 }, -- the same for the experts, over all that may be active
     -- 26112 bytes: 24 blocks of MXFP4, 12 of FP8, 6 of BF16. Copies of 17 KB and more stream at the memory's rate.
@@ -78,7 +87,7 @@ local steps = {
     op "attention" { tile = group(one, two), split = t.split },
     op "merge"     { tile = 1 },
     op "o_proj"    { tile = hidden },
-    op "reduce"    { tile = hidden },
+    op "reduce"    { tile = t.reduce_steps == 2 and tp > 1 and spread(strip, t.waves, model.hidden // tp) or hidden, steps = t.reduce_steps },
     op "head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) },
 }
 local function add(step) steps[#steps + 1] = step end

@@ -133,7 +133,8 @@ template <class Model> struct Dispatch {
     }
     // One look at the counters.
     DEVICE bool look(Fetch &f) {
-        if (!f.holds) f.holds = (int)(load_counter<(Model::RANKS > 1)>(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
+        if (!f.holds)
+            f.holds = (int)(load_counter<(Model::RANKS > 1)>(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
         return __all_sync(~0u, f.holds);
     }
     DEVICE void ready(const Fetch &f, int key) {

@@ -47,7 +47,10 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
             if constexpr (Model::EXPERTS > 0) combine_rows<Model>(c);
             break;
         case RUN_SUM_RANKS:
-            if (Model::RANKS > 1) sum_ranks<Model>(c);
+            if constexpr (Model::SLICE > 0)
+                sum_slice<Model>(c);
+            else if (Model::RANKS > 1)
+                sum_ranks<Model>(c);
             break;
         default: choose<Model>(c); break;
         }

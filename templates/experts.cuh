@@ -199,7 +199,9 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
                             (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
                 Act::store_input(tap, n, old.x + sum.x), Act::store_input(tap, n + 1, old.y + sum.y);
             }
-        } else
+        } else if constexpr (Model::SLICE > 0) // in two steps: to the rank that sums these columns
+            pointer<float2>(c.p->peers[n / Model::SLICE] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+        else
 #pragma unroll
             for (int rank = 0; rank < Model::RANKS; rank++)
                 pointer<float2>(c.p->peers[rank] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;

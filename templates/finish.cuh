@@ -83,11 +83,17 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         if (n + 8 < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_PUSH:
-#pragma unroll 1
-        for (int rank = 0; rank < Model::RANKS; rank++) {
-            const uint64_t out = f.p->peers[rank] + e.out;
+        if constexpr (Model::SLICE > 0) { // in two steps: to the rank that sums these columns
+            const uint64_t out = f.p->peers[n / Model::SLICE] + e.out;
             store_pair<true, false>(out, e.row, token, rows, n, v[0], v[1]);
             store_pair<true, false>(out, e.row, token, rows, n + 8, v[2], v[3]);
+        } else {
+#pragma unroll 1
+            for (int rank = 0; rank < Model::RANKS; rank++) {
+                const uint64_t out = f.p->peers[rank] + e.out;
+                store_pair<true, false>(out, e.row, token, rows, n, v[0], v[1]);
+                store_pair<true, false>(out, e.row, token, rows, n + 8, v[2], v[3]);
+            }
         }
         break;
     case FINISH_SWIGLU:

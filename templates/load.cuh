@@ -143,7 +143,8 @@ template <class Model> struct Loader {
             uint32_t group, since = 0;
             bool holds;
             const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            for (uint32_t n = 1; !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++)
+            for (uint32_t n = 1;
+                 !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++)
                 if ((n & 255) == 0)
                     watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }

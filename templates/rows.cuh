@@ -35,6 +35,41 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
     }
 }
 
+// In two steps: ranks' partial sums of this rank's slice, which goes to all. Four columns a lane, since they lie side
+// by side.
+template <class Model> static DEVICE void sum_slice(Compute &c) {
+    using Act = Activations<Model::WIDE>;
+    c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const int width = (at.hi - at.lo) / 4, count = width * at.rows;
+#pragma unroll 1
+    for (int i = c.warp * 32 + lane_id(); i < count; i += COMPUTE_WARPS * 32) {
+        const int row = i / width, n = (int)c.p->rank * Model::SLICE + at.lo + 4 * (i - row * width);
+        const uint64_t from = c.p->slab + step.in + (uint64_t)row * step.in_row + 4 * n,
+                       to = step.out + (uint64_t)row * step.out_row;
+        float4 part[Model::RANKS];
+        float old[4];
+#pragma unroll
+        for (int rank = 0; rank < Model::RANKS; rank++)
+            part[rank] = __ldcg(pointer<const float4>(from + (uint64_t)rank * step.in_slab));
+#pragma unroll
+        for (int j = 0; j < 4; j++) old[j] = Act::load_input(pointer<const char>(c.p->slab + to), n + j);
+        float4 sum = part[0];
+#pragma unroll
+        for (int rank = 1; rank < Model::RANKS; rank++)
+            sum.x += part[rank].x, sum.y += part[rank].y, sum.z += part[rank].z, sum.w += part[rank].w;
+        sum.x += old[0], sum.y += old[1], sum.z += old[2], sum.w += old[3];
+        const uint64_t tap = (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
+#pragma unroll 1
+        for (int rank = 0; rank < Model::RANKS; rank++) {
+            Act::store4_input(pointer<char>(c.p->peers[rank] + to), n, sum);
+            if (step.taps && at.tap) Act::store4_input(pointer<char>(c.p->peers[rank] + Model::TAPS + tap), n, sum);
+        }
+    }
+}
+
 // Ranks' partial sums in rank order, added to the residual stream.
 template <class Model> static DEVICE void sum_ranks(Compute &c) {
     c.wait_ready();

@@ -2,6 +2,7 @@
 // mailbox and the ring. Its tokens are a chain, each made of the one before, so drafting changes nothing.
 #include "fake_cuda.h"
 #include "../templates/synthetic.h"
+#include "allreduce_sums.c"
 #include "cuda.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,6 +14,7 @@
 #include "cuda_api.def"
 #undef CUDA
 
+enum { CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED };
 enum { MAX_WORKERS = 256, FAKE_STEP_NS = 1000, FAKE_INSTANCE_NS = 20000 };
 
 static FakeCuda state;
@@ -104,6 +106,11 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 int cuDevicePrimaryCtxReset_v2(int device) { return there_is(device) ? CUDA_OK : 101; }
 int cuCtxSetCurrent(void *context) { return context == NULL || context == &state ? CUDA_OK : 1; }
+int cuDeviceCanAccessPeer(int *can, int device, int other) {
+    *can = !told("apart");
+    return device != other && there_is(other) ? CUDA_OK : 101;
+}
+int cuCtxEnablePeerAccess(void *other, unsigned flags) { return other && !flags ? CUDA_OK : 1; }
 int cuMemGetInfo_v2(size_t *unused, size_t *total) {
     *unused = told("full") ? 10000000 : 150000000000;
     *total = 150754820096;
@@ -151,11 +158,24 @@ int cuModuleUnload(void *module) {
     state.modules--;
     return module ? CUDA_OK : 1;
 }
+// A kernel of allreduce.cuh is known by its name.
+static const char *sums[64];
+static void *sum_function(const char *name) {
+    int i = 0;
+    while (sums[i] && strcmp(sums[i], name) != 0) i++;
+    sums[i] = name; // of the program's own tables
+    return &sums[i];
+}
+static bool is_sum(const void *function) {
+    return (const char **)function >= sums && (const char **)function < sums + 64;
+}
+
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = strcmp(name, "tilegen_fill") == 0     ? &state.fills
-                : strcmp(name, "tilegen_stream") == 0 ? &state.reads
-                : strcmp(name, "tilegen_node") == 0   ? &of_graph
-                                                      : module;
+    *function = strcmp(name, "tilegen_fill") == 0       ? &state.fills
+                : strcmp(name, "tilegen_stream") == 0   ? &state.reads
+                : strcmp(name, "tilegen_node") == 0     ? &of_graph
+                : strncmp(name, "tilegen_all", 11) == 0 ? sum_function(name)
+                                                        : module;
     return strncmp(name, "tilegen_", 8) == 0 ? CUDA_OK : 500;
 }
 int cuFuncGetAttribute(int *value, int attribute, void *function) {
@@ -441,9 +461,33 @@ static int run_fill(const EngineFill *f, unsigned grid, unsigned block) {
     return CUDA_OK;
 }
 
+// A rank's kernel of a sum: 1.5 us an iteration. Sums are made where few iterations are asked for.
+static int run_sum(const char *name, const AllReduce *a, unsigned grid) {
+    static uint32_t *made[2], count[2], of[2];
+    int floats = strstr(name, "f32") != NULL, ranks = 0;
+    while (ranks < ALLREDUCE_RANKS && a->windows[ranks]) ranks++;
+    uint32_t words = a->quads * (strstr(name, "flag") ? 2 : 4), *out = (uint32_t *)(uintptr_t)a->out;
+    uint64_t *times = (uint64_t *)(uintptr_t)a->times;
+    for (int r = 0; r < ranks; r++)
+        if (*(const uint32_t *)(uintptr_t)a->windows[r] != ALLREDUCE_EMPTY) return 1;
+    for (unsigned b = 0; b < grid; b++)
+        times[2 * b] = 5000 + b, times[2 * b + 1] = 5000 + (a->iterations - a->warm) * 1500ull;
+    if (told("lost")) *(AllReduceFailure *)(uintptr_t)a->failure = (AllReduceFailure){1, 3, 1 - a->rank, 7};
+    if (a->iterations > 100) return CUDA_OK;
+    if (count[floats] != words || of[floats] != a->iterations) {
+        made[floats] = realloc(made[floats], words * sizeof(uint32_t));
+        allreduce_sums(floats, ranks, (int)a->iterations, made[floats], words);
+        count[floats] = words, of[floats] = a->iterations;
+    }
+    memcpy(out, made[floats], words * sizeof *out);
+    if (told("wrong") && a->rank == 1) out[words / 2] ^= 1;
+    return CUDA_OK;
+}
+
 int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                    unsigned block_y, unsigned block_z, unsigned shared_bytes, void *stream, void **parameters,
                    void **extra) {
+    if (is_sum(function)) return run_sum(*(const char **)function, parameters[0], grid_x);
     if (function == &state.fills) return run_fill(parameters[0], grid_x, block_x);
     if (function == &state.reads) {
         memcpy(&state.read, parameters[0], sizeof state.read);
@@ -474,9 +518,17 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
 
 typedef struct Recorded {
     int count;
+    void *stream;
+    struct Recorded *next; // that is being recorded
+    bool spoiled;
     FakeNode node[FAKE_NODES];
 } Recorded;
-static Recorded *recording; // NULL: none
+static Recorded *recordings; // of streams that record
+static Recorded *recording_of(const void *stream) {
+    Recorded *r = recordings;
+    while (r && r->stream != stream) r = r->next;
+    return r;
+}
 static Kernel graph_kernel;
 static bool graph_idle;
 
@@ -494,6 +546,7 @@ int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters
     if (function != &of_graph || extra || launch->grid[1] * launch->grid[2] * launch->block[1] * launch->block[2] != 1)
         return 1;
     graph_stream = launch->stream;
+    Recorded *recording = recording_of(launch->stream);
     if (recording) {
         if (recording->count == FAKE_NODES) return 1;
         recording->node[recording->count++] = n;
@@ -514,16 +567,26 @@ int cuLaunchKernelEx(const CudaLaunch *launch, void *function, void **parameters
     return CUDA_OK;
 }
 int cuStreamBeginCapture_v2(void *stream, int mode) {
-    recording = calloc(1, sizeof *recording);
-    return recording && stream && mode == CUDA_CAPTURE_THREAD ? CUDA_OK : 1;
+    Recorded *r = calloc(1, sizeof *r);
+    if (told("unrecorded") || !r || !stream || recording_of(stream)) return free(r), CAPTURE_UNSUPPORTED;
+    r->stream = stream, r->next = recordings;
+    recordings = r;
+    return mode == CUDA_CAPTURE_THREAD || mode == CUDA_CAPTURE_RELAXED ? CUDA_OK : 1;
 }
 int cuStreamEndCapture(void *stream, void **graph) {
-    *graph = recording;
-    recording = NULL;
+    Recorded **at = &recordings, *r = recording_of(stream);
+    *graph = NULL;
+    if (!r) return 1;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    if (r->spoiled) return free(r), CAPTURE_INVALIDATED;
+    *graph = r;
     state.graphs++;
-    return stream && *graph ? CUDA_OK : 1;
+    return CUDA_OK;
 }
 int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    for (Recorded *r = recordings; r; r = r->next) r->spoiled = true;
+    if (recordings) return CAPTURE_UNSUPPORTED;
     *made = malloc(sizeof(Recorded));
     memcpy(*made, graph, sizeof(Recorded));
     state.graphs++;
@@ -543,6 +606,7 @@ int cuGraphDestroy(void *graph) {
 }
 int cuGraphLaunch(void *made, void *stream) {
     Recorded *r = made;
+    if (r->count == 0) return r->stream == stream ? CUDA_OK : 1; // may come of several threads
     state.graph_launches++;
     state.node = r->node;
     state.node_count = r->count;

@@ -22,7 +22,7 @@ static void keep(tr_session *s) {
 #define SAID(text) CHECK(strstr(said, text), "no \"%s\" in\n# %s", text, said)
 
 // FAKE_CUDA = behaviour; the session must open.
-static tr_session *opened(const char *behaviour, tr_options o) {
+static inline tr_session *opened(const char *behaviour, tr_options o) {
     tr_session *s;
     setenv("FAKE_CUDA", behaviour, 1);
     int code = tr_open(&o, &s);

@@ -1,5 +1,6 @@
 // Each feature of a model on its own small random checkpoint: logits of the engine, at every degree that divides the
-// model, against a plain forward pass in double precision that shares nothing with it but the decoding of weights.
+// model and with sums over ranks in one shot and in two steps, against a plain forward pass in double precision that
+// shares nothing with it but the decoding of weights.
 #include "checkpoint.h"
 #include "demo.h"
 
@@ -247,17 +248,22 @@ static void reference(const Feature *f, const char *yaml, double *want) {
 static void run_feature(const Feature *f) {
     char yaml[1000], bundle[1000];
     static double want[TOKENS * 96];
-    static float got[TOKENS * 96];
+    static float got[2][TOKENS * 96];
     snprintf(yaml, sizeof yaml, "%s/small.yaml", demo_tmp());
     snprintf(bundle, sizeof bundle, "%s/small.bundle", demo_tmp());
     reference(f, yaml, want);
     for (int tp = 1; tp <= f->degrees; tp *= 2) {
-        CHECK(demo_build(yaml, "host", tp, bundle), "%s, degree %d", f->name, tp);
-        tr_session *s = demo_open(bundle, "synthetic:5", 2);
-        CHECK(s && tr_logits(s, tokens, TOKENS, got) == 0, "%s, degree %d", f->name, tp);
-        tr_close(s);
-        double error = relative_error(got, want, TOKENS * 96);
+        for (int two = 0; two < (tp > 1 ? 2 : 1); two++) {
+            Setting steps = {"reduce_steps", two ? "2" : "1", ORIGIN_OPTION};
+            CHECK(demo_build_with(yaml, "host", tp, bundle, &steps), "%s, degree %d", f->name, tp);
+            tr_session *s = demo_open(bundle, "synthetic:5", 2);
+            CHECK(s && tr_logits(s, tokens, TOKENS, got[two]) == 0, "%s, degree %d", f->name, tp);
+            tr_close(s);
+        }
+        double error = relative_error(got[0], want, TOKENS * 96);
         CHECK(error < 2e-5, "%s, degree %d: relative error %.2e", f->name, tp, error);
+        CHECK(tp == 1 || memcmp(got[0], got[1], sizeof got[0]) == 0, "%s, degree %d: two steps give other sums",
+              f->name, tp);
     }
 }
 

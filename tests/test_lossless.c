@@ -1,6 +1,6 @@
-// Drafting never changes a token: prompts of tests/golden/demo/prompts.json at three temperatures, 50 of them on degree 1
-// and 16 on degree 2, with other numbers of threads, through a GPU-shaped Prog with load queues and split attention, and
-// beyond the window.
+// Drafting never changes a token: prompts of tests/golden/demo/prompts.json at three temperatures, 50 of them on degree
+// 1 and 16 on degree 2, with other numbers of threads, with sums over ranks in two steps, through a GPU-shaped Prog
+// with load queues and split attention, and beyond the window.
 #include "demo.h"
 
 typedef struct Answer {
@@ -10,7 +10,7 @@ typedef struct Answer {
 } Answer;
 
 enum { TOKENS = 16 };
-static char one[1000], two[1000], gpu[1000];
+static char one[1000], two[1000], steps[1000], gpu[1000];
 
 static bool answer(tr_session *s, const char *prompt, double temperature, bool no_draft, Answer *out) {
     tr_result r;
@@ -80,6 +80,11 @@ static void drafting_changes_nothing_at_degree_2(void) {
     compare(two, 2, two, 2, false, 16, "degree 2, drafting against none", &bad, &checked);
     CHECK(bad == 0 && checked >= 48, "%d of %d", bad, checked);
 }
+static void sums_in_two_steps_change_nothing(void) {
+    int bad, checked = 0;
+    compare(two, 2, steps, 2, true, 4, "degree 2, sums in one shot against two steps", &bad, &checked);
+    CHECK(bad == 0 && checked >= 12, "%d of %d", bad, checked);
+}
 static void threads_change_nothing(void) {
     int bad, checked = 0;
     compare(one, 1, one, 5, true, 4, "1 thread against 5", &bad, &checked);
@@ -123,12 +128,15 @@ static void seeds_and_temperatures_change_something(void) {
 int main(void) {
     snprintf(one, sizeof one, "%s/one.bundle", demo_tmp());
     snprintf(two, sizeof two, "%s/two.bundle", demo_tmp());
+    snprintf(steps, sizeof steps, "%s/steps.bundle", demo_tmp());
     snprintf(gpu, sizeof gpu, "%s/gpu.bundle", demo_tmp());
     if (!demo_build(NULL, "host", 1, one) || !demo_build(NULL, "host", 2, two) ||
+        !demo_build_with(NULL, "host", 2, steps, &(Setting){"reduce_steps", "2", ORIGIN_OPTION}) ||
         !demo_build_with(NULL, "h200", 1, gpu, &(Setting){"split", "4", ORIGIN_OPTION}))
         return printf("not ok build\n"), 1;
     RUN(drafting_changes_nothing_at_degree_1);
     RUN(drafting_changes_nothing_at_degree_2);
+    RUN(sums_in_two_steps_change_nothing);
     RUN(threads_change_nothing);
     RUN(drafting_changes_nothing_in_a_gpu_shaped_prog);
     RUN(drafting_changes_nothing_beyond_the_window);

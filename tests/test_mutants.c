@@ -10,9 +10,9 @@ enum { STATES = 100000, WANTED = 5000, TRIES = 700, SMALL_PROGS = 150, SMALL_TRI
 
 static const char *root;
 static const char *const hand_written[] = {
-    "chain",       "fan_in",     "back_pressure", "pages",       "inbox",   "pool_dynamic",
-    "pool_static", "pool_pages", "pool_chunks",   "draft",       "lag",     "cache",
-    "one_counter", "pool_ranks", "pool_tokens",   "pool_ranges", "context", "data",
+    "chain",       "fan_in",      "back_pressure", "pages", "inbox",  "pool_dynamic", "pool_static",
+    "pool_pages",  "pool_chunks", "draft",         "lag",   "cache",  "one_counter",  "pool_ranks",
+    "pool_tokens", "pool_ranges", "context",       "data",  "slices",
 };
 enum { HAND_WRITTEN = sizeof hand_written / sizeof *hand_written };
 
@@ -528,6 +528,11 @@ static const struct {
     {"inbox", "wait p.w[0]>=1,x.w[0]>=0", "wait p.w[0]>=1", "race"},
     {"inbox", "signal inbox.w@all[0]+1", "signal inbox.w[0]+2", "race"},
     {"inbox", "signal x.w@all[0]+1", "signal x.w[0]+2", "race"},
+    {"slices", "wait inbox.w[0]>=2", "wait inbox.w[0]>=1", "race"},
+    {"slices", "wait x.w[0]>=2", "wait x.w[0]>=1", "race"},
+    {"slices", "signal x.w@all[0]+1", "signal x.w[0]+2", "race"},
+    {"slices", "signal inbox.w@all[0]+1", "signal inbox.w[0]+2", "race"},
+    {"slices", "writes x@all[self,0:1]", "writes x[self,0:1]", "written 0 times"},
     {"pool_dynamic", "  queue 1 compute\n    pool 0 wait r.w[0]>=1", "  queue 1 compute\n    pool 0", "claims before"},
     {"pool_dynamic", "wait e.w[key]>=1 ", "", "race"},
     {"pool_dynamic", "wait d.w[0]>=1,d.w[1]>=1 signal x.w[0]+1\n  queue 1", "wait d.w[0]>=1 signal x.w[0]+1\n  queue 1",

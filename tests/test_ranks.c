@@ -181,7 +181,7 @@ static void a_rank_that_is_killed(void) {
     SAID("GPUs are free");
 }
 static void a_rank_that_is_stopped(void) {
-    struck(SIGSTOP, "", 40);
+    struck(SIGSTOP, "slow", 1000);
     SAID("E0922");
     SAID("rank 1 (process ");
 }

@@ -59,6 +59,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "PADDED", (m->hidden + BLOCK_K - 1) / BLOCK_K * BLOCK_K); // a row of the residual stream
     number(t, "VOCAB", c->plan->shape.vocab);
     number(t, "RANKS", prog->ranks);
+    number(t, "SLICE", plan_slice(c->plan)); // of the residual stream, summed by one rank; 0: all ranks sum all
     number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
     number(t, "SPLIT", plan_split(c->plan, ATTENTION_FULL));
     number(t, "EXPERTS", e->count);
@@ -134,13 +135,19 @@ static char *emit_unit(Ctx *ctx, const Compiled *c, const char *headers, bool re
 }
 
 char *emit_cuda(Ctx *ctx, const Compiled *c) {
-    return emit_unit(ctx, c, "#include \"engine.cuh\"\n#include \"bench.cuh\"\n", true,
-                     "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
-                     "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
-                     "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
-                     "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
-                     "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
-                     "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n");
+    // Of one rank there is nothing to sum; the kernels of sums take NVRTC seconds.
+    const char *headers = "#include \"engine.cuh\"\n#include \"bench.cuh\"\n";
+    if (c->prog->ranks > 1) headers = arena_printf(ctx->arena, "%s#include \"allreduce.cuh\"\n", headers);
+    const char *sums = c->prog->ranks > 1 ? "\nALLREDUCE_KERNELS(ALLREDUCE_KERNEL)\n" : "";
+    return emit_unit(ctx, c, headers, true,
+                     arena_printf(ctx->arena,
+                                  "\nextern \"C\" __global__ void __launch_bounds__(ENGINE_THREADS, 1) " ENGINE_KERNEL
+                                  "(const __grid_constant__ EngineParams params) {\n    engine<Model>(params);\n}\n"
+                                  "\nextern \"C\" __global__ void __launch_bounds__(FILL_THREADS) " FILL_KERNEL
+                                  "(const __grid_constant__ EngineFill fill) {\n    fill_segment(fill);\n}\n"
+                                  "\nextern \"C\" __global__ void __launch_bounds__(STREAM_THREADS) " STREAM_KERNEL
+                                  "(const __grid_constant__ EngineStream stream) {\n    stream_read(stream);\n}\n%s",
+                                  sums));
 }
 
 char *emit_graph(Ctx *ctx, const Compiled *c) {

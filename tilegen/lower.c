@@ -35,6 +35,7 @@ typedef struct Lower {
     LIST(Pool) pools;
     LIST(Entry) entries;
     LayerAttention kind;
+    int slice; // columns that a rank sums for all, in two steps; else 0
 } Lower;
 
 static Index range(int lo, int hi) { return (Index){INDEX_RANGE, lo, hi}; }
@@ -45,6 +46,25 @@ static void declare(Lower *l, BufferId id, Dtype dtype, int rank, int d0, int d1
     l->index[id] = (int)l->buffers.count;
     Buffer buffer = {buffer_names[id], dtype, rank, {d0, rank > 1 ? d1 : 0, rank > 2 ? d2 : 0}, layers, state};
     LIST_ADD(l->ctx->arena, &l->buffers, buffer);
+}
+
+// A residual stream, [rows, hidden]; in two steps [rows, ranks, slice], since each rank writes its slice of all.
+static void declare_stream(Lower *l, BufferId id, int layers, bool state) {
+    const Plan *plan = l->plan;
+    Dtype act = plan->sched->activations;
+    if (l->slice)
+        declare(l, id, act, 3, plan->rows, plan->ranks, l->slice, layers, state);
+    else
+        declare(l, id, act, 2, plan->rows, l->model->hidden, 0, layers, state);
+}
+
+// Partial sums, [ranks, rows, hidden]; in two steps [ranks, ranks, slice], of which a rank gets what it owns.
+static void declare_inbox(Lower *l, BufferId id) {
+    const Plan *plan = l->plan;
+    if (l->slice)
+        declare(l, id, DTYPE_F32, 3, plan->ranks, plan->ranks, l->slice, 0, false);
+    else
+        declare(l, id, DTYPE_F32, 3, plan->ranks, plan->rows, l->model->hidden, 0, false);
 }
 
 static void declare_all(Lower *l) {
@@ -62,15 +82,15 @@ static void declare_all(Lower *l) {
     }
     memset(l->index, -1, sizeof l->index);
     declare(l, BUF_STATE, DTYPE_I32, 1, 1, 0, 0, 0, true);
-    declare(l, BUF_X, act, 2, rows, hidden, 0, 0, false);
+    declare_stream(l, BUF_X, 0, false);
     declare(l, BUF_QKV, act, 2, rows, qkv, 0, 0, false);
     declare(l, BUF_KV, cache, 2, 2, kv, 0, model->layer_count, true);
     declare(l, BUF_ATTN, act, 2, rows, o_cols, 0, 0, false);
     if (shape->heads[ATTENTION_FULL] && plan_split(plan, ATTENTION_FULL) > 1)
         declare(l, BUF_PART, DTYPE_F32, 2, heads, plan->ops[OP_ATTENTION].split, 0, 0, false);
     if (several) {
-        declare(l, BUF_IX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
-        declare(l, BUF_IM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+        declare_inbox(l, BUF_IX);
+        declare_inbox(l, BUF_IM);
     }
     if (model->experts.count) {
         declare(l, BUF_SCORES, DTYPE_F32, 2, rows, model->experts.count, 0, 0, false);
@@ -89,18 +109,18 @@ static void declare_all(Lower *l) {
     declare(l, BUF_DRAFTS, DTYPE_I32, 1, rows, 0, 0, 0, true);
     if (!model->has_drafter) return;
     const Drafter *drafter = &model->drafter;
-    declare(l, BUF_DX, act, 2, rows, hidden, 0, 0, false);
+    declare_stream(l, BUF_DX, 0, false);
     declare(l, BUF_DQKV, act, 2, rows, shape->draft_qkv_rows, 0, 0, false);
     declare(l, BUF_DKV, cache, 2, 2, shape->draft_kv_heads, 0, drafter->layers, true);
     declare(l, BUF_DATTN, act, 2, rows, shape->draft_heads * drafter->attention.v_dim, 0, 0, false);
     declare(l, BUF_DACT, act, 2, rows, shape->draft_inner, 0, 0, false);
     declare(l, BUF_DBEST, DTYPE_I32, 2, ranks, shape->vocab, 0, 0, false);
-    declare(l, BUF_TAPS, act, 2, rows, hidden, 0, model->layer_count, true);
+    declare_stream(l, BUF_TAPS, model->layer_count, true);
     declare(l, BUF_C, act, 3, ranks, rows, shape->hidden_slice, 0, false);
     declare(l, BUF_CKV, act, 2, rows, shape->draft_kv_rows, 0, 0, false);
     if (!several) return;
-    declare(l, BUF_DIX, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
-    declare(l, BUF_DIM, DTYPE_F32, 3, ranks, rows, hidden, 0, false);
+    declare_inbox(l, BUF_DIX);
+    declare_inbox(l, BUF_DIM);
     declare(l, BUF_DBEST_PART, DTYPE_I32, 1, shape->vocab, 0, 0, 0, false);
     declare(l, BUF_C_PART, act, 2, rows, shape->hidden_slice, 0, 0, false);
 }
@@ -134,6 +154,22 @@ static Region every_layer(Region r) {
     return r;
 }
 
+// The part of columns [*lo, hi) that lies in one slice, in a buffer that is kept in slices; *lo goes on behind it.
+// `first`: its index before the slice.
+static Region next_slice(const Lower *l, BufferId id, Index first, int *lo, int hi) {
+    int owner = *lo / l->slice, from = *lo % l->slice, to = from + hi - *lo < l->slice ? from + hi - *lo : l->slice;
+    *lo += to - from;
+    return region(l, id, first, range(owner, owner + 1), range(from, to));
+}
+// Columns [lo, hi) of this rank's slice of a residual stream.
+static Region slab_of_stream(const Lower *l, BufferId id, int lo, int hi) {
+    return region(l, id, whole(l, id, 0), SELF, range(lo, hi));
+}
+static bool sliced(const Lower *l, BufferId id) {
+    return l->slice && (id == BUF_X || id == BUF_DX || id == BUF_TAPS || id == BUF_IX || id == BUF_IM ||
+                        id == BUF_DIX || id == BUF_DIM);
+}
+
 typedef enum ColumnsTo { TO_BUFFER, TO_RESIDUAL, TO_INBOX } ColumnsTo;
 
 // A task under construction.
@@ -142,6 +178,20 @@ typedef struct Draft {
 } Draft;
 static void reads(Lower *l, Draft *d, Region r) { LIST_ADD(l->ctx->arena, &d->reads, r); }
 static void writes(Lower *l, Draft *d, Region r) { LIST_ADD(l->ctx->arena, &d->writes, r); }
+
+// Columns [lo, hi) of a buffer: read, or written. This rank's partial sums, where `id` is an inbox, are written
+// everywhere; in two steps only the rank that owns their slice gets and reads them.
+static void add_columns(Lower *l, Regions *list, BufferId id, bool inbox, int lo, int hi) {
+    if (!sliced(l, id)) {
+        Region r = inbox ? everywhere(slab(l, id, SELF, lo, hi)) : cols(l, id, lo, hi);
+        LIST_ADD(l->ctx->arena, list, r);
+        return;
+    }
+    while (lo < hi) {
+        Region r = next_slice(l, id, inbox ? SELF : whole(l, id, 0), &lo, hi);
+        LIST_ADD(l->ctx->arena, list, inbox ? everywhere(r) : r);
+    }
+}
 
 static Step *step_new(Lower *l, OpId op) {
     LIST_ADD(l->ctx->arena, &l->steps, (Step){op, NULL, 0, l->plan->ops[op].span});
@@ -174,22 +224,28 @@ static void covers(Lower *l, Region r) {
     step->covers = grown;
 }
 
+static void covers_columns(Lower *l, BufferId id, bool inbox, int count) {
+    Regions list = {0};
+    add_columns(l, &list, id, inbox, 0, count);
+    for (size_t i = 0; i < list.count; i++) covers(l, list.at[i]);
+}
+
 // A step over `outputs` columns, each tile reading all of `in` (and, for a residual, its own columns of `out`) and
 // writing its columns of `out`; `also` is written in the same columns (taps), BUF_COUNT for none. Partial sums go
 // straight into this rank's slab of every rank's inbox `out`.
 static void column_step(Lower *l, OpId op, int outputs, const BufferId *in, int in_count, ColumnsTo to, BufferId out,
                         BufferId also) {
     step_new(l, op);
-    covers(l, to == TO_INBOX ? everywhere(slab(l, out, SELF, 0, outputs)) : cols(l, out, 0, outputs));
-    if (also != BUF_COUNT) covers(l, cols(l, also, 0, outputs));
+    covers_columns(l, out, to == TO_INBOX, outputs);
+    if (also != BUF_COUNT) covers_columns(l, also, false, outputs);
     int tile = l->plan->ops[op].tile;
     for (int lo = 0; lo < outputs; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
         for (int i = 0; i < in_count; i++) reads(l, &d, all_of(l, in[i]));
-        if (to == TO_RESIDUAL) reads(l, &d, cols(l, out, lo, lo + tile));
-        writes(l, &d, to == TO_INBOX ? everywhere(slab(l, out, SELF, lo, lo + tile)) : cols(l, out, lo, lo + tile));
-        if (also != BUF_COUNT) writes(l, &d, cols(l, also, lo, lo + tile));
+        if (to == TO_RESIDUAL) add_columns(l, &d.reads, out, false, lo, lo + tile);
+        add_columns(l, &d.writes, out, to == TO_INBOX, lo, lo + tile);
+        if (also != BUF_COUNT) add_columns(l, &d.writes, also, false, lo, lo + tile);
         task_add(l, lo, lo + tile, 0, &d);
     }
 }
@@ -197,19 +253,25 @@ static void column_step(Lower *l, OpId op, int outputs, const BufferId *in, int 
     column_step(l, op, outputs, (const BufferId[]){__VA_ARGS__},                                                       \
                 (int)(sizeof(BufferId[]){__VA_ARGS__} / sizeof(BufferId)), TO_BUFFER, out, BUF_COUNT)
 
-// The ranks' partial sums in `inbox` are summed in rank order and added to `x`.
+// The ranks' partial sums in `inbox` are summed in rank order and added to `x`: by each rank all of them, or its slice,
+// which goes to all.
 static void reduce_step(Lower *l, Site site, BufferId inbox, BufferId x, BufferId also) {
-    int hidden = l->model->hidden, tile = l->plan->ops[OP_REDUCE].tile;
+    bool two = l->slice > 0;
+    int columns = two ? l->slice : l->model->hidden, tile = l->plan->ops[OP_REDUCE].tile;
+    BufferId outs[] = {x, also};
+    int out_count = also == BUF_COUNT ? 1 : 2;
     step_new(l, OP_REDUCE);
-    covers(l, cols(l, x, 0, hidden));
-    if (also != BUF_COUNT) covers(l, cols(l, also, 0, hidden));
-    for (int lo = 0; lo < hidden; lo += tile) {
+    for (int i = 0; i < out_count; i++)
+        covers(l, two ? everywhere(slab_of_stream(l, outs[i], 0, columns)) : cols(l, outs[i], 0, columns));
+    for (int lo = 0; lo < columns; lo += tile) {
         Draft d = {0};
+        Index all = range(0, l->plan->ranks), own = range(lo, lo + tile);
         reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, slab(l, inbox, range(0, l->plan->ranks), lo, lo + tile));
-        reads(l, &d, cols(l, x, lo, lo + tile));
-        writes(l, &d, cols(l, x, lo, lo + tile));
-        if (also != BUF_COUNT) writes(l, &d, cols(l, also, lo, lo + tile));
+        reads(l, &d, two ? region(l, inbox, all, SELF, own) : slab(l, inbox, all, lo, lo + tile));
+        reads(l, &d, two ? slab_of_stream(l, x, lo, lo + tile) : cols(l, x, lo, lo + tile));
+        for (int i = 0; i < out_count; i++)
+            writes(l, &d,
+                   two ? everywhere(slab_of_stream(l, outs[i], lo, lo + tile)) : cols(l, outs[i], lo, lo + tile));
         task_add(l, lo, lo + tile, (int)site, &d);
     }
 }
@@ -361,17 +423,17 @@ static void expert_steps(Lower *l, bool tap) {
 
     bool one = plan->ranks == 1;
     step_new(l, OP_COMBINE);
-    covers(l, one ? cols(l, BUF_X, 0, hidden) : everywhere(slab(l, BUF_IM, SELF, 0, hidden)));
-    if (one && tap) covers(l, cols(l, BUF_TAPS, 0, hidden));
+    covers_columns(l, one ? BUF_X : BUF_IM, !one, hidden);
+    if (one && tap) covers_columns(l, BUF_TAPS, false, hidden);
     tile = plan->ops[OP_COMBINE].tile;
     for (int lo = 0; lo < hidden; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
         reads(l, &d, slab(l, BUF_EY, ACTIVE, lo, lo + tile));
         reads(l, &d, all_of(l, BUF_ROUTES));
-        if (one) reads(l, &d, cols(l, BUF_X, lo, lo + tile));
-        writes(l, &d, one ? cols(l, BUF_X, lo, lo + tile) : everywhere(slab(l, BUF_IM, SELF, lo, lo + tile)));
-        if (one && tap) writes(l, &d, cols(l, BUF_TAPS, lo, lo + tile));
+        if (one) add_columns(l, &d.reads, BUF_X, false, lo, lo + tile);
+        add_columns(l, &d.writes, one ? BUF_X : BUF_IM, !one, lo, lo + tile);
+        if (one && tap) add_columns(l, &d.writes, BUF_TAPS, false, lo, lo + tile);
         task_add(l, lo, lo + tile, 0, &d);
     }
     if (!one) reduce_step(l, SITE_MLP, BUF_IM, BUF_X, tap ? BUF_TAPS : BUF_COUNT);
@@ -581,6 +643,7 @@ Prog *plan_lower(Ctx *ctx, const Plan *plan) {
     l->ctx = ctx;
     l->plan = plan;
     l->model = plan->model;
+    l->slice = plan_slice(plan);
     declare_all(l);
     const Model *model = l->model;
     const Drafter *drafter = &model->drafter;

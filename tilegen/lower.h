@@ -14,6 +14,9 @@
 //   kv, dkv [2, kv_heads] layered, state   cache rows: 0 old (positions < start), 1 new (this round's)
 //   attn, dattn [rows, heads * v_dim]      part [heads, split]: running (max, sum, out) of a split attention
 //   ix, im, dix, dim [R, rows, hidden]     the ranks' partial sums, R > 1 only
+//   In two steps (plan_slice: hidden / R columns a rank), x, dx and taps are [rows, R, slice], the same numbers; ix, im,
+//   dix and dim are [R, R, slice], of which a rank has what lies in its own slice. Partial sums are said to go to all
+//   ranks, since the tasks of all ranks are alike; only the owner of their slice gets them, and nobody else reads them.
 //   scores [rows, experts]  routes [1]     eact [keys, rows, expert_inner]  ey [keys, rows, hidden]
 //   act, dact [rows, inner]   taps [rows, hidden] layered, state: the residual stream after a tapped layer
 //   logits [R, rows, vocab / R]  best, dbest [R, vocab / R]: best token a row of each tile, kept at the tile's lo
@@ -45,6 +48,7 @@
 //   push             its site's extent           NAME_part                              NAME of all
 //                                                                                       ranks
 //   reduce           hidden                      its inbox, x or dx                     x (taps after the MLP) or dx
+//                    in two steps: own slice                                            the same of all ranks
 //   head             vocab / R                   x                                      logits, best, or their _part
 //   sample           rows                        logits, best                           choice
 //   fc               hidden / R                  taps                                   c, or c_part

@@ -3,6 +3,7 @@
 #include <string.h>
 
 int plan_outputs(const Plan *plan, OpId op, LayerAttention kind) {
+    if (op == OP_REDUCE && plan_slice(plan)) return plan_slice(plan);
     return shape_outputs(plan->model, &plan->shape, op, kind);
 }
 
@@ -13,6 +14,10 @@ int plan_group(const Plan *plan, OpId op, LayerAttention kind) {
 
 int plan_split(const Plan *plan, LayerAttention kind) {
     return kind == ATTENTION_WINDOW ? 1 : plan->ops[OP_ATTENTION].split;
+}
+
+int plan_slice(const Plan *plan) {
+    return plan->ranks > 1 && plan->ops[OP_REDUCE].steps == 2 ? plan->model->hidden / plan->ranks : 0;
 }
 
 static const char *const per_names[] = {"all", "tile", "expert", "token"};
@@ -35,11 +40,12 @@ char *plan_print(Ctx *ctx, const Plan *plan) {
     for (int op = 0; op < OP_COUNT; op++) {
         const OpPlan *o = &plan->ops[op];
         if (!o->used) continue;
-        text_printf(&text, "  %-16s tile %d, split %d, workers %d, %s, per %s via %s, %lld bytes a tile\n",
+        text_printf(&text, "  %-16s tile %d, split %d, workers %d, %s, per %s via %s, %lld bytes a tile%s\n",
                     op_name((OpId)op), o->tile, o->split, o->workers, o->claim == CLAIM_DYNAMIC ? "dynamic" : "static",
                     per_names[o->per], o->via == VIA_DATA ? "data" : "counter",
                     (long long)shape_weights(plan->model, shape, (OpId)op,
-                                             shape->heads[0] ? ATTENTION_FULL : ATTENTION_WINDOW, o->tile));
+                                             shape->heads[0] ? ATTENTION_FULL : ATTENTION_WINDOW, o->tile),
+                    op == OP_REDUCE && plan_slice(plan) ? ", in two steps" : "");
     }
     return text.at;
 }

@@ -7,6 +7,7 @@
 typedef struct OpPlan {
     bool used;
     int tile, split, workers; // concrete
+    int steps;                // of a reduce
     Claim claim;
     Per per;
     Via via;
@@ -28,6 +29,9 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind);
 int plan_group(const Plan *plan, OpId op, LayerAttention kind);
 // Parts that the keys of an attention of such a layer are cut in. A window's are too few to cut.
 int plan_split(const Plan *plan, LayerAttention kind);
+// Columns of the residual stream that a rank sums for all, in two steps; 0 where each rank sums all of them, or is
+// alone.
+int plan_slice(const Plan *plan);
 
 // plan_bind: NULL after reporting (E04xx): what the degree does not divide, ops named that do not exist for the model,
 // ...

@@ -110,8 +110,12 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     plan->shape = shape_of(model, tp, plan->rows);
     for (size_t i = 0; i < sched->step_count; i++) {
         const SchedStep *step = &sched->steps[i];
-        plan->ops[step->op] =
-            (OpPlan){false, step->tile, step->split, step->workers, step->claim, step->per, step->via, step->span};
+        plan->ops[step->op] = (OpPlan){false,       step->tile, step->split, step->workers, step->steps,
+                                       step->claim, step->per,  step->via,   step->span};
+    }
+    if (plan_slice(plan)) {
+        divides(ctx, plan, model->hidden, "columns of the residual stream, summed in two steps,");
+        if (diag_errors(ctx) > errors) return NULL;
     }
     for (int op = 0; op < OP_COUNT; op++) {
         OpPlan *o = &plan->ops[op];
@@ -119,6 +123,7 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
         if (!o->used) continue;
         if (o->split == 0) o->split = 1;
         if (o->workers == 0 || o->workers > plan->workers) o->workers = plan->workers;
+        if (o->steps == 0) o->steps = 1;
         if (o->tile == 0) o->tile = default_tile(plan, (OpId)op);
     }
     plan->ops[OP_PUSH].tile = plan->ops[OP_REDUCE].tile; // a tile is pushed as it will be reduced

@@ -36,9 +36,11 @@ char *sched_print(Ctx *ctx, const Sched *s) {
     }
     for (size_t i = 0; i < s->step_count; i++) {
         const SchedStep *step = &s->steps[i];
-        text_printf(text, "  op %-16s line %u: tile %d, split %d, workers %d, %s, per %s via %s\n", op_name(step->op),
+        text_printf(text, "  op %-16s line %u: tile %d, split %d, workers %d, %s, per %s via %s", op_name(step->op),
                     step->span.line, step->tile, step->split, step->workers, claims[step->claim], pers[step->per],
                     vias[step->via]);
+        if (step->steps) text_printf(text, ", steps %d", step->steps);
+        text_printf(text, "\n");
     }
     return text->at;
 }

@@ -43,14 +43,17 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
                                                    : m->attention[ATTENTION_WINDOW].v_dim;
         p.bytes = (uint32_t)(b->dims[0] * b->dims[1]) * rows * (uint32_t)(v + 2) * 4;
     } else {
-        uint32_t slabs = b->rank == 3 ? (uint32_t)b->dims[0] : b->layers ? (uint32_t)m->drafter.tap_count : 1;
+        // In slices (lower.h), which are the columns of a row one after the other.
+        bool stream = AMONG(b->name, "x", "dx", "taps"), inbox = AMONG(b->name, "ix", "im", "dix", "dim");
+        uint32_t items = b->rank == 3 && !stream ? (uint32_t)b->dims[0] : 1;
+        if ((stream && b->rank == 3) || inbox) last = (uint32_t)m->hidden;
         // The ranks' slices of a row lie one after the other, since what reads them takes whole blocks of inputs.
-        if (strcmp(b->name, "c") == 0) last *= slabs, slabs = 1;
+        if (strcmp(b->name, "c") == 0) last *= items, items = 1;
         if (AMONG(b->name, "x", "dx", "attn", "dattn", "act", "dact", "eact", "taps", "c", "c_part"))
             last = (last + BLOCK_K - 1) / BLOCK_K * BLOCK_K; // inputs of a matrix: whole blocks
         p.row = last * element;
         p.item = p.row * rows;
-        p.bytes = p.item * slabs;
+        p.bytes = p.item * (b->layers ? (uint32_t)m->drafter.tap_count : items);
     }
     return p;
 }
@@ -289,6 +292,10 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
                             : site == SITE_MLP             ? "im"
                             : site == SITE_DRAFT_ATTENTION ? "dix"
                                                            : "dim";
+        if (plan_slice(c->plan) % BLOCK_K)
+            return cannot(k, "slices of the residual stream that are no multiple of 128 (steps of reduce)");
+        if (plan_slice(c->plan) && c->plan->ops[OP_REDUCE].tile % 4)
+            return cannot(k, "a reduce in two steps with a tile that is no multiple of 4");
         s->op = RUN_SUM_RANKS;
         in_from(k, s, inbox), out_to(k, s, draft ? "dx" : "x");
         s->in_slab = kernel_place(k->steps, c->prog, inbox).item;

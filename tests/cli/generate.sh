@@ -55,6 +55,10 @@ check rank_without_alone complains 2 "--rank is the rank that --alone times" -- 
 check alone_on_the_host complains 2 "without --host" -- "$TILERUN" bench "$B" --alone synthetic:1 --host
 check alone_of_a_host_bundle complains 1 "E0905" "leave out --alone" -- "$TILERUN" bench "$B" --alone synthetic:1
 check alone_is_for_bench complains 2 "no option --alone" -- gen --prompt x --alone
+check allreduce_of_one_rank complains 1 "E0905" "for one GPU" -- "$TILERUN" bench "$B" --allreduce
+check allreduce_of_a_host_bundle complains 1 "E0914" "as many ranks" -- "$TILERUN" bench "$T/demo-tp2.bundle" --allreduce
+check allreduce_of_gpus_and_host complains 1 "E0905" "the host executor runs on no GPU" -- "$TILERUN" bench "$T/demo-tp2.bundle" --allreduce --gpus 2
+check blocks_without_allreduce complains 2 "--blocks is of --allreduce" -- "$TILERUN" bench "$B" --weights $W --blocks 2
 check rank_out_of_range complains 2 "--rank wants" -- "$TILERUN" bench "$B" --alone --rank 8 synthetic:1
 check accept_out_of_range complains 2 "--accept wants" -- "$TILERUN" bench "$B" --weights $W --accept 9
 check empty_prompt complains 1 "E0902" "empty" -- "$TILERUN" generate "$B" --weights $W --prompt ''

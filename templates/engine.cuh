@@ -104,7 +104,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             report_role<Model>(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
-        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4};
+        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4, opaque(pages_address())};
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();

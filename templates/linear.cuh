@@ -13,16 +13,17 @@ struct Compute {
     uint32_t phases; // parity of each page's next full phase
     Group group;
     Waiter who;
-    int warp; // among the compute warps
+    int warp;       // among the compute warps
+    uint32_t pages; // address, found once: finding it takes as long as reading there
 
     DEVICE Slot &slot() const { return s->slots[number % SLOTS]; }
     // The next instruction is written down, though it may not start yet.
     DEVICE void wait_posted() {
-        barrier_wait(who, s->posted[number % SLOTS], number / SLOTS & 1);
-        who.at_place(number % SLOTS);
+        barrier_wait_fast(who, s->posted[number % SLOTS], number / SLOTS & 1);
+        who.at_place(COMPUTE_FIRST + warp, number % SLOTS);
     }
     DEVICE void wait_ready() {
-        barrier_wait(who, s->ready[number % SLOTS], number / SLOTS & 1);
+        barrier_wait_fast(who, s->ready[number % SLOTS], number / SLOTS & 1);
         if (warp == 0) trace_begin(*p, number);
     }
     DEVICE void leave() { // this warp is done with the instruction
@@ -33,7 +34,7 @@ struct Compute {
     DEVICE void drain() {
         const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
-            barrier_wait(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
+            barrier_wait_fast(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
         group.sync(who, *s);
     }
 };
@@ -44,7 +45,7 @@ template <class Model> struct Chunks {
     bool held;           // its page has been waited for
     DEVICE void begin(const Instruction &at) { page = at.page, next = 0, held = false; }
     DEVICE void release(Compute &c) {
-        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        if (!held) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
         warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == Model::PAGES) page = 0;
@@ -53,9 +54,9 @@ template <class Model> struct Chunks {
     }
     DEVICE uint32_t seek(Compute &c, uint32_t chunk) { // address of a chunk
         while (next < chunk) release(c);
-        if (!held) barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        if (!held) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
         held = true;
-        return pages_address() + page * Model::PAGE_BYTES;
+        return c.pages + page * Model::PAGE_BYTES;
     }
 };
 
@@ -371,7 +372,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 continue;
             }
             const uint32_t n = first_strip + strip, place = n % STRIP_SLOTS;
-            barrier_wait(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
+            barrier_wait_fast(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);

@@ -128,8 +128,8 @@ struct Waiter {
         r.instance = instance, r.step = step, r.lo = lo, r.hi = hi;
     }
     // Of a compute warp: its slot. A store alone, since it is on the way of every task.
-    DEVICE void at_place(uint32_t place) const {
-        if (lane_id() == 0) mine().lo = (int)place;
+    DEVICE void at_place(uint32_t warp, uint32_t place) const {
+        if (lane_id() == 0) s->waiters[warp].lo = (int)place;
     }
     DEVICE void round(uint32_t number) const {
         if (lane_id() == 0) mine().round = number;
@@ -164,6 +164,16 @@ DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t pari
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
         if (w.s->dying) asm volatile("exit;");
+}
+// The same, for warps with registers to spare. The word's address is taken from the barrier's: that of `w.s` would be
+// found anew, before the loop, which takes as long as the wait.
+DEVICE void barrier_wait_fast(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
+    const uint32_t at = shared_address(&barrier);
+    while (!__all_sync(~0u, barrier_try(at, parity))) {
+        const volatile char *dying = reinterpret_cast<const volatile char *>(&w.s->dying);
+        if (shared_word(opaque(at) + (uint32_t)(dying - reinterpret_cast<const volatile char *>(&barrier))))
+            asm volatile("exit;");
+    }
 }
 
 // The block's records, once others have come to theirs.

@@ -5,7 +5,9 @@
 #include "version.h"
 #include <string.h>
 
-static const char *const plain_options[] = {"--std=c++17", "-default-device", "-lineinfo", "--ptxas-options=-v"};
+// NVRTC's own cache, which it has where there is a driver, forgets ptxas's figures.
+static const char *const plain_options[] = {"--std=c++17", "-default-device", "-lineinfo", "--ptxas-options=-v",
+                                            "--no-cache"};
 enum { PLAIN_OPTIONS = sizeof plain_options / sizeof *plain_options };
 
 // What stands beside the text: the inputs of every kernel.

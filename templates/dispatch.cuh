@@ -167,32 +167,6 @@ template <class Model> struct Dispatch {
         if (next && stage == 1) fetch_rest(*next, -1);
     }
 
-    // What the items of a pool's step have in common, a lane's part in its column: four trips to memory, made before the
-    // first item is there.
-    DEVICE void keep(uint32_t which, const Fetch &f) {
-        uint32_t(&k)[7][32] = s->kept[which];
-        const uint32_t lane = lane_id();
-        k[0][lane] = f.step[0], k[1][lane] = f.step[1], k[2][lane] = f.group, k[3][lane] = f.want;
-        k[4][lane] = f.by_key, k[5][lane] = f.signal.group, k[6][lane] = f.signal.amount;
-        if (lane == 0) s->kept_step[which] = f.word & 0xFFFF;
-    }
-    DEVICE void recall(uint32_t which, Fetch &f) {
-        const uint32_t(&k)[7][32] = s->kept[which];
-        const uint32_t lane = lane_id();
-        f.step[0] = k[0][lane], f.step[1] = k[1][lane], f.group = k[2][lane], f.want = k[3][lane];
-        f.by_key = k[4][lane], f.signal = {k[5][lane], k[6][lane]};
-    }
-    DEVICE void pool_ahead(const Fetch &f, const EnginePool &pool) {
-        for (uint32_t which = 0; which < POOL_KEPT; which++) {
-            Fetch item = f;
-            const uint32_t entry = pool.item + min(which, pool.items - 1);
-            if (lane_id() < 8) item.word = __ldg(pointer<const uint32_t>(p->tables + t->entry_at) + entry * 8 + lane_id());
-            fetch_rest(item, 0);
-            keep(which, item);
-        }
-        __syncwarp();
-    }
-
     // The items that the loader hands over. Items of a step share its waits, groups by key or the same for all, so most
     // items need not look at a counter.
     DEVICE void pool(const Fetch &f) {
@@ -210,12 +184,7 @@ template <class Model> struct Dispatch {
             if (key < 0) return;
             const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
             if (step != last) {
-                if (step == s->kept_step[0])
-                    recall(0, item), last_signal = item.field(5);
-                else if (step == s->kept_step[1])
-                    recall(1, item), last_signal = item.field(5);
-                else
-                    fetch_rest(item, 0);
+                fetch_rest(item, 0);
                 first_group = item.group;
                 last = step;
                 item.group = ~0u;
@@ -261,9 +230,7 @@ template <class Model> struct Dispatch {
             if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
                 // A pool entry itself is no instruction: its waits, then its items.
                 uint32_t since = 0;
-                const EnginePool &its = pointer<const EnginePool>(p->tables + t->pool_at)[now.field(7) & 0xFFFF];
                 who.at(now.instance, now.field(7) >> 16, 0, 0);
-                pool_ahead(now, its);
                 for (uint32_t n = 1; !look(now); n++)
                     if ((n & 255) == 0 && !now.holds)
                         watch(who, since, WAITER_COUNTER, now.group, now.want,

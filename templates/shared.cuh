@@ -22,7 +22,6 @@ enum {
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
     POOL_KEYS = 64,
-    POOL_KEPT = 2, // steps of a pool whose entries are fetched before its items come
     POOL_MERGED = 4, // tiles of a pool's step that may become one task
     SLOT_SIGNALS = 4,
     ROLES = 3,
@@ -97,7 +96,6 @@ struct Shared {
     Item items[ITEM_ROOM];                               // from the loader to dispatch
     EngineEntry templates[POOL_STEPS];                   // the loader's, of the pool at hand
     uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise
-    uint32_t kept[POOL_KEPT][7][32], kept_step[POOL_KEPT]; // dispatch's, of the pool's first steps: see Dispatch.keep
     uint32_t finished[SLOTS];
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before

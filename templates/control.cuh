@@ -238,7 +238,7 @@ template <class Model> struct Control {
     // A slice into every rank's inbox: 4-byte or 2-byte elements, and best tokens. Four loads at a time.
     DEVICE void push(const EngineStep &step, const Instruction &at) {
         using Act = Activations<Model::WIDE>;
-        const uint32_t element = step.k;                  // bytes
+        const uint32_t element = step.k; // bytes
         const bool wanted = element && (!step.best || __ldcg(&state_of(round)->logits));
         const int before = (int)(p->rank * step.outputs); // elements of a row that other ranks have
         const int width = at.hi - at.lo, count = wanted ? width * at.rows : 0;

@@ -97,7 +97,8 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         }
         break;
     case FINISH_SWIGLU:
-        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n, swiglu(v[0], v[2], e.alpha, slot.step.limit),
+        store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n,
+                                      swiglu(v[0], v[2], e.alpha, slot.step.limit),
                                       swiglu(v[1], v[3], e.alpha, slot.step.limit));
         break;
     case FINISH_EXPERT_UP: {

@@ -313,8 +313,9 @@ template <class Model> static DEVICE void linear(Compute &c) {
                        norm_slot = step.norm_slot, warp_runs = step.warp_runs, run = step.run, warps_k = step.warps_k;
         Chunks<Model> chunks;
         chunks.begin(at);
-        const uint32_t kw = c.warp & (warps_k - 1), warps_k_log = log2_of(warps_k), lanes = COMPUTE_WARPS >> warps_k_log,
-                       lane_strip = c.warp >> warps_k_log, first_chunk = step.first_chunks >> 4 * kw & 15,
+        const uint32_t kw = c.warp & (warps_k - 1), warps_k_log = log2_of(warps_k),
+                       lanes = COMPUTE_WARPS >> warps_k_log, lane_strip = c.warp >> warps_k_log,
+                       first_chunk = step.first_chunks >> 4 * kw & 15,
                        first_offset = (kw * run - first_chunk * step.chunk_blocks) * step.block_bytes;
         const bool normed = norm_slot != SLOT_COUNT, held = warp_runs <= HELD;
         float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);

@@ -169,7 +169,9 @@ template <class Model> struct Loader {
                 // Claimed one ahead; several tiles at a time while many are left, since a task costs as much again as
                 // it multiplies.
                 uint32_t next = 0;
-                const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1 : item + 8 * participants >= total ? min(most, 2u) : most;
+                const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1
+                                           : item + 8 * participants >= total             ? min(most, 2u)
+                                                                                          : most;
                 if (one_by_one && lane == 0)
                     next = participants +
                            add_relaxed(pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool),

@@ -37,7 +37,7 @@ struct Instruction {
     int lo, hi, part, key;              // key: -1 outside pools
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, chunks;              // pages are taken round and round
-    uint32_t strips, first_strip; // of packed weights; those before it, of all tasks that have finishers
+    uint32_t strips, first_strip;       // of packed weights; those before it, of all tasks that have finishers
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows;                    // of the round

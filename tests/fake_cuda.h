@@ -1,7 +1,8 @@
 // A driver without a GPU (fake_cuda.c): what a test may ask it. FAKE_CUDA, a list of words separated by commas, says
-// how it behaves: old, devices=N, nodevice, busy, prohibited, exclusive, full (little memory), crowded (none), name=...,
-// apart (no links), workers=N, vocab=N, experts=N (active in each layer, 5) for the device; slow, hang, deaf, dies, crashes, lies, errs (a
-// token) for its kernel; unrecorded (no graphs), differs for the graph arm's tokens; wrong, lost for the sums of GPUs. WORD@N: on device N alone.
+// how it behaves: old, devices=N, nodevice, busy, prohibited, exclusive, full (little memory), crowded (none),
+// name=..., apart (no links), workers=N, vocab=N, experts=N (active in each layer, 5) for the device; slow, hang, deaf,
+// dies, crashes, lies, errs (a token) for its kernel; unrecorded (no graphs), differs for the graph arm's tokens;
+// wrong, lost for the sums of GPUs. WORD@N: on device N alone.
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
 #include "../templates/abi.h"

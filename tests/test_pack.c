@@ -70,8 +70,8 @@ static void check_row(const Matrix *m, int row, const uint8_t *packed, int to) {
     for (int col = 0; col < padded; col++) {
         float got = unpack(m->dtype, packed, m->cols, to, col);
         double most = m->dtype == DTYPE_F32 ? fabs((double)want[col]) * 0x1p-17 + 0x1p-133 : 0; // two bf16
-        CHECK(fabs((double)got - (double)want[col]) <= most, "%s row %d column %d: %g, not %g", dtype_name(m->dtype), row, col, (double)got,
-              (double)want[col]);
+        CHECK(fabs((double)got - (double)want[col]) <= most, "%s row %d column %d: %g, not %g", dtype_name(m->dtype),
+              row, col, (double)got, (double)want[col]);
     }
 }
 

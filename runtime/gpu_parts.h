@@ -15,7 +15,7 @@ enum {
     STOP_PATIENCE = 2000, // ms to leave when idle
     MEMORIES = 8,
 };
-#define RANK_PATIENCE 0.3 // seconds that another rank has to say what happened to it
+#define RANK_PATIENCE 0.2 // seconds that another rank has to say what happened to it
 #define REST_PATIENCE 3.0 // to end its kernel
 
 // One allocation of the device's memory, by what it is for.

@@ -14,7 +14,7 @@
 
 enum { MOST = 8, LARGEST = 1 << 28 };
 #define SAY_PATIENCE  1.0 // seconds that a process has to take a word
-#define KILL_PATIENCE 0.3 // that one has to be gone
+#define KILL_PATIENCE 0.2 // that one has to be gone
 
 typedef struct Peer { // of rank 0: another rank's process; of another rank, number 0: rank 0's
     pid_t pid;        // 0: none, or it has been waited for

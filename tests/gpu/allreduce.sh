@@ -5,9 +5,11 @@
 # Bars on two GPUs: 96 KB in 2.0 us (aim 1.3), three times as fast as NCCL's (aim five).
 gpus=${1:-2}
 case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) in *H200*) sku=h200 ;; *) sku=h100-sxm ;; esac
-for at in /opt/torch/.venv/lib/python3.12/site-packages/nvidia/nccl/lib build/cuda/nvidia/nccl/lib; do
-    [ -e "$at/libnccl.so.2" ] && export TILERUN_NCCL=${TILERUN_NCCL:-$at/libnccl.so.2}
-done
+if [ -z "${TILERUN_NCCL:-}" ]; then # that of `make cuda`, or of an installed wheel
+    for at in build/cuda/nvidia/nccl "$(python3 -c 'import nvidia.nccl; print(list(nvidia.nccl.__path__)[0])' 2>/dev/null)"; do
+        [ -e "$at/lib/libnccl.so.2" ] && export TILERUN_NCCL=$at/lib/libnccl.so.2 && break
+    done
+fi
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 nvidia-smi topo -m 2>/dev/null | head -$((gpus + 1))
 for blocks in ${BLOCKS:-all 64 32}; do

@@ -7,9 +7,9 @@
 export BUILD=build ROOT=. GPU_RANKS=2 GPU_ROUNDS=${GPU_ROUNDS:-3000} NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 export NCCL_NVLS_ENABLE=0 NCCL_DEBUG_FILE=${NCCL_DEBUG_FILE:-/tmp/nccl.%p}
 case $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) in *H200*) sku=h200 ;; *) sku=h100-sxm ;; esac
-if [ -z "${TILERUN_NCCL:-}" ]; then
-    for at in build/cuda/nvidia/nccl/lib /opt/*/.venv/lib/python3*/site-packages/nvidia/nccl/lib; do
-        [ -e "$at/libnccl.so.2" ] && export TILERUN_NCCL=$at/libnccl.so.2 && break
+if [ -z "${TILERUN_NCCL:-}" ]; then # that of `make cuda`, or of an installed wheel
+    for at in build/cuda/nvidia/nccl "$(python3 -c 'import nvidia.nccl; print(list(nvidia.nccl.__path__)[0])' 2>/dev/null)"; do
+        [ -e "$at/lib/libnccl.so.2" ] && export TILERUN_NCCL=$at/lib/libnccl.so.2 && break
     done
 fi
 B=build/demo-$sku-tp2.bundle W="--weights models/demo"

@@ -177,11 +177,6 @@ DEVICE uint64_t nanoseconds() {
 
 // ---- Numbers ----
 
-DEVICE uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
-    uint32_t v;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
-    return v;
-}
 DEVICE uint32_t bf16_mul2(uint32_t a, uint32_t b) { // two products, each rounded to nearest even; subnormals kept
     uint32_t v;
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));

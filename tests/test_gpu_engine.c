@@ -49,19 +49,6 @@ static void closed(tr_session *s) {
           "%d %d %d %d %d %d are left", f->allocations, f->hosts, f->contexts, f->modules, f->streams, f->kernels);
 }
 
-static const int prompt[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
-static tr_request request(int count) {
-    return (tr_request){.tokens = prompt, .token_count = 10, .max_tokens = count, .ignore_end = true};
-}
-
-static void check_chain(const tr_result *r, size_t count) {
-    CHECK(r->count == count, "%zu tokens", r->count);
-    for (size_t i = 0, token = 3; i < count; i++) {
-        token = (token * 31 + 7) % 199;
-        CHECK(r->tokens[i] == (int)token, "token %zu", i);
-    }
-}
-
 // ---- Tests ----
 
 static void no_driver(void) {
@@ -652,23 +639,12 @@ static void packing_goes_on(void) {
 // Runs tilerun; `interrupt`: sends one as soon as there is text. The exit status; standard error in `said`.
 static int run(char *const *arguments, bool interrupt) {
     char errors[1100], byte;
-    int out[2];
+    int out;
+    pid_t pid = start(arguments, &out);
     snprintf(errors, sizeof errors, "%s/errors", demo_tmp());
-    CHECK(pipe(out) == 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        int err = open(errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-        dup2(out[1], 1);
-        dup2(err, 2);
-        close(out[0]);
-        close(out[1]);
-        execv(arguments[0], arguments);
-        _exit(127);
-    }
-    close(out[1]);
-    for (; read(out[0], &byte, 1) == 1; interrupt = false)
+    for (; read(out, &byte, 1) == 1; interrupt = false)
         if (interrupt) kill(pid, SIGINT);
-    close(out[0]);
+    close(out);
     int status = -1;
     waitpid(pid, &status, 0);
     FILE *f = fopen(errors, "rb");

@@ -248,18 +248,6 @@ static void refused(tr_options o, int want) {
     nothing_left();
 }
 
-static const int prompt[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
-static tr_request request(int count) {
-    return (tr_request){.tokens = prompt, .token_count = 10, .max_tokens = count, .ignore_end = true};
-}
-static void check_chain(const tr_result *r, size_t count) {
-    CHECK(r->count == count, "%zu tokens", r->count);
-    for (size_t i = 0, token = 3; i < count; i++) {
-        token = (token * 31 + 7) % 199;
-        CHECK(r->tokens[i] == (int)token, "token %zu", i);
-    }
-}
-
 static void what_is_launched(void) {
     int before = fake()->launches;
     tr_session *s = opened("", options());

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 static char pair_path[1000], single_path[1000], weights_path[1000], nccl_path[1000];
-static const int prompt[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
 
 static tr_options options(void) {
     return (tr_options){.bundle = pair_path,
@@ -23,10 +22,6 @@ static tr_options options(void) {
                         .cuda = library,
                         .nccl = nccl_path};
 }
-static tr_request request(int count) {
-    return (tr_request){.tokens = prompt, .token_count = 10, .max_tokens = count, .ignore_end = true};
-}
-
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -82,14 +77,6 @@ static void refused(const char *behaviour, tr_options o, int want) {
     tr_close(s);
     CHECK(code == want, "exit %d, not %d\n# %s", code, want, said);
     CHECK(now() - begun < 3, "after %.1f s", now() - begun);
-}
-
-static void check_chain(const tr_result *r, size_t count) {
-    CHECK(r->count == count, "%zu tokens", r->count);
-    for (size_t i = 0, token = 3; i < count; i++) {
-        token = (token * 31 + 7) % 199;
-        CHECK(r->tokens[i] == (int)token, "token %zu", i);
-    }
 }
 
 // ---- Tests ----
@@ -284,25 +271,6 @@ static void an_nccl_that_will_not_do(void) {
 
 // ---- The program ----
 
-static pid_t start(char *const *arguments, int *out) {
-    int ends[2];
-    char errors[1100];
-    snprintf(errors, sizeof errors, "%s/errors", demo_tmp());
-    CHECK(pipe(ends) == 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        int err = open(errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-        dup2(ends[1], 1);
-        dup2(err, 2);
-        close(ends[0]);
-        close(ends[1]);
-        execv(arguments[0], arguments);
-        _exit(127);
-    }
-    close(ends[1]);
-    *out = ends[0];
-    return pid;
-}
 // Signals it, or its first child, when there is text. The exit status, -1: it was killed; standard error in `said`.
 static int run(char *const *arguments, int number, bool its_child, double *seconds) {
     int out, status = -1;

@@ -153,6 +153,7 @@ static bool plain_of(const Diff *d, const char *name, int layer, Plain *out) {
                {"act", r->act, s->dense_inner, true},
                {"dact", r->dact, s->draft_inner, true},
                {"scores", r->scores, m->experts.count, false},
+               {"scores_part", r->scores_part, m->experts.count + 1, false},
                {"c", r->c, s->hidden_slice, true},
                {"ckv", r->ckv, s->draft_kv_rows, false},
                {"logits", r->logits, s->vocab, false},
@@ -342,6 +343,16 @@ static void keyed_patches(Diff *d, const Buffer *b, const Region *region, Plain 
     for (int k = first; k < last; k++) plain_patches(d, b, p, region->at[1], region->at[2], k, out);
 }
 
+// Slabs of rows, as a split router's parts are.
+static void slab_patches(Diff *d, const Buffer *b, const Region *region, Plain p, Patches *out) {
+    size_t numbers = (size_t)d->engine->rows * (size_t)p.width;
+    for (int part = region->at[0].lo; part < region->at[0].hi; part++) {
+        Plain of = p;
+        of.host += (size_t)part * numbers, of.item += (size_t)part * place(d, b->name).item;
+        plain_patches(d, b, of, region->at[1], region->at[2], -1, out);
+    }
+}
+
 void region_patches(Diff *d, const Region *region, int key, Patches *out) {
     const Buffer *b = &d->prog->buffers[region->buffer];
     Plain p;
@@ -363,6 +374,8 @@ void region_patches(Diff *d, const Region *region, int key, Patches *out) {
     } else if (plain_of(d, b->name, d->layer, &p)) {
         if (strcmp(b->name, "eact") == 0 || strcmp(b->name, "ey") == 0)
             keyed_patches(d, b, region, p, key, out);
+        else if (strcmp(b->name, "scores_part") == 0)
+            slab_patches(d, b, region, p, out);
         else
             plain_patches(d, b, p, region->at[b->rank - 2], region->at[b->rank - 1], -1, out);
     }

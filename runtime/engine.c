@@ -26,6 +26,7 @@ static void (*const op_table[OP_COUNT])(const OpCall *) = {
     [OP_EXPERTS_UP] = op_experts_up,
     [OP_EXPERTS_DOWN] = op_experts_down,
     [OP_COMBINE] = op_combine,
+    [OP_EXPERTS_SUM] = op_experts_sum,
     [OP_MLP_UP] = op_mlp_up,
     [OP_MLP_DOWN] = op_mlp_down,
     [OP_PUSH] = op_push,
@@ -156,6 +157,8 @@ static void rank_buffers(Engine *e, Rank *r) {
     }
     if (m->experts.count) {
         r->scores = floats(e, rows * (size_t)m->experts.count);
+        if (e->router_parts > 1)
+            r->scores_part = floats(e, (size_t)e->router_parts * rows * ((size_t)m->experts.count + 1));
         r->eact = floats(e, (size_t)s->keys * rows * (size_t)s->expert_inner);
         r->ey = floats(e, (size_t)s->keys * rows * hidden);
         r->routing.top = m->experts.top_k;
@@ -282,7 +285,8 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
                   .weights = weights,
                   .ranks = prog->ranks,
                   .rows = prog->rows,
-                  .split = 1};
+                  .split = 1,
+                  .router_parts = 1};
     e->context = context > 0 && context < model->context ? context : model->context;
     int x = prog_buffer(prog, "x"), kv = prog_buffer(prog, "kv"), part = prog_buffer(prog, "part");
     if (x < 0 || kv < 0) {
@@ -293,6 +297,8 @@ Engine *engine_new(Ctx *ctx, const Model *model, const Prog *prog, const Checkpo
     e->cache16 = prog->buffers[kv].dtype == DTYPE_BF16;
     if (prog->buffers[x].rank == 3) e->slice = prog->buffers[x].dims[2]; // lower.h: in two steps
     if (part >= 0) e->split = prog->buffers[part].dims[1];
+    part = prog_buffer(prog, "scores_part");
+    if (part >= 0) e->router_parts = prog->buffers[part].dims[0];
     for (int i = 0; i < prog->round_count; i++) {
         const Body *body = &prog->bodies[prog->round[i].body];
         for (int s = 0; s < body->step_count; s++)

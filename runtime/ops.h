@@ -41,7 +41,7 @@ typedef struct State {
 typedef struct Rank {
     State state;
     float *x, *dx, *qkv, *dqkv, *attn, *dattn, *ix, *im, *dix, *dim;
-    float *scores, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part, *ckv;
+    float *scores, *scores_part, *eact, *ey, *act, *dact, *taps, *logits, *logits_part, *c, *c_part, *ckv;
     Best *best, *best_part, *dbest, *dbest_part;
     Partial *parts;
     int choice[MAX_ROWS], drafts[MAX_ROWS];
@@ -71,6 +71,7 @@ struct Engine {
     int ranks, rows, context;
     int slice;                   // columns that a rank sums for all; 0: each sums all of them
     int split;                   // parts of an attention over the keys, where a layer's body joins them
+    int router_parts;            // of a router over its inputs
     bool joins[ATTENTION_KINDS]; // it does
     bool round_activations, cache16;
     Heads heads[ATTENTION_KINDS], draft_heads;
@@ -118,6 +119,7 @@ void op_route(const OpCall *c);
 void op_experts_up(const OpCall *c);
 void op_experts_down(const OpCall *c);
 void op_combine(const OpCall *c);
+void op_experts_sum(const OpCall *c);
 void op_draft_pick(const OpCall *c);
 void op_sample(const OpCall *c);
 void op_accept(const OpCall *c);

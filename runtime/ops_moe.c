@@ -2,9 +2,51 @@
 #include <math.h>
 #include <string.h>
 
+// A part of the inputs: products without the norm's factor, and behind them the sum of the inputs' squares.
+static void router_part(const OpCall *c) {
+    const RankLayer *layer = &c->r->layers[c->layer];
+    int count = c->e->model->experts.count, hidden = c->e->model->hidden, width = hidden / c->e->router_parts,
+        part = c->run->task->part;
+    const float *norm = layer->whole->post_norm + part * width;
+    float *in = c->s->normed, sums[MAX_ROWS];
+    float *out = c->r->scores_part + (size_t)part * (size_t)c->e->rows * (size_t)(count + 1);
+    for (int i = 0; i < c->rows; i++) {
+        const float *x = c->r->x + (size_t)i * (size_t)hidden + part * width;
+        for (int k = 0; k < width; k++) in[i * width + k] = keep(c->e, norm[k] * x[k]);
+        if (c->lo == 0) out[(size_t)i * (size_t)(count + 1) + (size_t)count] = vector_dot(x, x, width);
+    }
+    for (int n = c->lo; n < c->hi; n++) {
+        matrix_decode(&layer->router, n, part * width, width, c->s->row);
+        vector_dots(c->s->row, in, (size_t)width, c->rows, width, sums, 1);
+        for (int i = 0; i < c->rows; i++) out[(size_t)i * (size_t)(count + 1) + (size_t)n] = sums[i];
+    }
+}
+
+// The scores of a split router.
+static void scores_sum(const OpCall *c) {
+    int count = c->e->model->experts.count, parts = c->e->router_parts;
+    size_t width = (size_t)count + 1;
+    for (int i = 0; i < c->rows; i++) {
+        const float *first = c->r->scores_part + (size_t)i * width;
+        for (int n = count; n >= 0; n--) { // squares first
+            float sum = 0;
+            for (int part = 0; part < parts; part++)
+                sum += first[(size_t)part * (size_t)c->e->rows * width + (size_t)n];
+            if (n == count)
+                c->s->row[0] = (float)(1 / sqrt((double)sum / c->e->model->hidden + c->e->model->eps));
+            else
+                c->r->scores[(size_t)i * (size_t)count + (size_t)n] = sum * c->s->row[0];
+        }
+    }
+}
+
 void op_router(const OpCall *c) {
     const RankLayer *layer = &c->r->layers[c->layer];
     int hidden = c->e->model->hidden, count = c->e->model->experts.count;
+    if (c->e->router_parts > 1) {
+        router_part(c);
+        return;
+    }
     Normed x = normed_rows(c, c->r->x, layer->whole->post_norm, c->e->model->eps);
     for (int n = c->lo; n < c->hi; n++) {
         float sums[MAX_ROWS];
@@ -49,6 +91,7 @@ void op_route(const OpCall *c) {
     const Experts *experts = &c->e->model->experts;
     Routing *routing = &c->r->routing;
     int top = experts->top_k, keys = 0;
+    if (c->e->router_parts > 1) scores_sum(c);
     for (int i = 0; i < c->rows; i++)
         choose(experts, c->r->scores + (size_t)i * (size_t)experts->count, c->r->layers[c->layer].whole->router_bias,
                c->s->row, routing->keys + i * top, c->r->route_weights + i * top);
@@ -119,11 +162,21 @@ void op_experts_down(const OpCall *c) {
     }
 }
 
+// What the experts make of a row, added to the residual stream or as this rank's partial sum.
+static void give(const OpCall *c, int row, int n, float sum, bool tap) {
+    if (c->e->ranks > 1)
+        op_partial(c, offsetof(Rank, im), row, n, sum);
+    else
+        residual_store(c, c->r, c->r->x, row, n, c->r->x[(size_t)row * (size_t)c->e->model->hidden + (size_t)n] + sum,
+                       tap);
+}
+
+static bool taps(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
+
 // Experts are summed in the order in which the router chose them.
 void op_combine(const OpCall *c) {
     const Routing *routing = &c->r->routing;
     size_t hidden = (size_t)c->e->model->hidden;
-    bool tap = c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0;
     for (int i = 0; i < c->rows; i++)
         for (int n = c->lo; n < c->hi; n++) {
             float sum = 0;
@@ -132,10 +185,31 @@ void op_combine(const OpCall *c) {
                 sum += c->r->route_weights[i * routing->top + k] *
                        c->r->ey[(key * (size_t)c->e->rows + (size_t)i) * hidden + (size_t)n];
             }
-            size_t at = (size_t)i * hidden + (size_t)n;
-            if (c->e->ranks > 1)
-                op_partial(c, offsetof(Rank, im), i, n, sum);
-            else
-                residual_store(c, c->r, c->r->x, i, n, c->r->x[at] + sum, tap);
+            give(c, i, n, sum, taps(c));
         }
+}
+
+enum { MOST_CHOICES = 64 }; // of a row: model_schema.c
+
+// The same sums as those of experts_down and combine.
+void op_experts_sum(const OpCall *c) {
+    const RankLayer *layer = &c->r->layers[c->layer];
+    const Routing *routing = &c->r->routing;
+    int inner = c->e->shape.expert_inner, top = routing->top;
+    for (int n = c->lo; n < c->hi; n++) {
+        float each[MAX_ROWS * MOST_CHOICES]; // [rows][top k]
+        for (int key = 0; key < routing->active; key++) {
+            matrix_decode(&layer->expert_down[c->r->expert_of[key]], n, 0, inner, c->s->row);
+            for (int p = 0; p < c->rows * top; p++)
+                if (routing->keys[p] == key)
+                    vector_dots(c->s->row,
+                                c->r->eact + ((size_t)key * (size_t)c->e->rows + (size_t)(p / top)) * (size_t)inner,
+                                (size_t)inner, 1, inner, &each[p], 1);
+        }
+        for (int i = 0; i < c->rows; i++) {
+            float sum = 0;
+            for (int k = 0; k < top; k++) sum += c->r->route_weights[i * top + k] * each[i * top + k];
+            give(c, i, n, sum, taps(c));
+        }
+    }
 }

@@ -31,11 +31,11 @@ static tr_phase phase_of_op(const Summing *s, OpId op) {
     return phase;
 }
 
-// Two ops of the target, one of which overlaps the other or is what the other waits for.
-static tr_phase phase_of_pair(const Summing *s, const char *name, OpId a, OpId b) {
+// Ops of the target, some of which overlap others or are what others wait for.
+static tr_phase phase_of_ops(const Summing *s, const char *name, OpId a, OpId b, OpId c) {
     tr_phase phase = {.name = name};
-    phase_add(s, SEGMENT_TARGET, a, &phase);
-    phase_add(s, SEGMENT_TARGET, b, &phase);
+    const OpId ops[] = {a, b, c};
+    for (int i = 0; i < 3 && ops[i] < OP_COUNT; i++) phase_add(s, SEGMENT_TARGET, ops[i], &phase);
     phase_end(&phase);
     return phase;
 }
@@ -71,9 +71,10 @@ tr_phases phases_of(Ctx *ctx, const Model *model, const Prog *prog, const TraceS
             out.cache += s.traffic.of[segment][op].caches;
         }
     }
-    tr_phase all[SUMS] = {phase_of_pair(&s, "experts (up, SwiGLU, down)", OP_EXPERTS_UP, OP_EXPERTS_DOWN),
-                          phase_of_pair(&s, "attention projections (qkv, o_proj)", OP_QKV, OP_O_PROJ),
-                          phase_of_drafter(&s, "drafter and its head")};
+    tr_phase all[SUMS] = {
+        phase_of_ops(&s, "experts (up, SwiGLU, down)", OP_EXPERTS_UP, OP_EXPERTS_DOWN, OP_EXPERTS_SUM),
+        phase_of_ops(&s, "attention projections (qkv, o_proj)", OP_QKV, OP_O_PROJ, OP_COUNT),
+        phase_of_drafter(&s, "drafter and its head")};
     for (int i = 0; i < SUMS; i++)
         if (all[i].tasks > 0) of[out.sum_count++] = all[i];
     return out;

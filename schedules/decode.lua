@@ -29,6 +29,8 @@ local t = tune {
     heads = choice { 16, 8, 4, 2, 1 },    -- query heads of an attention task, at most
     split = choice { 1, 2, 4, 8, 16 },    -- parts of an attention over all keys; a window's are few
     up_strips = choice { 1, 2, 4 },       -- strips of 8 outputs of an experts_up task
+    router_parts = choice { 4, 1, 2, 3, 6, 8 },
+    sum_downs = choice { 1, 0 },          -- 1: downs of all experts in one task, which sums them; 0: a task an expert
     down_tile = choice { 384, 192, 128, 256, 512 },
 }
 -- With a few kv heads a rank, only splitting occupies all SMs; a short context is not worth the merge.
@@ -100,17 +102,31 @@ if experts then
     -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Where experts are most of
     -- the bytes, tasks are as small as claiming them allows: the last one to end is waited for.
     local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
-    add(op "router"       { tile = spread(host and 8 or strip, t.waves, experts.count) })
+    -- A router has few outputs. Where inputs are many, what takes time is to bring them to a worker and to go through its
+    -- pages: parts of them on several workers.
+    local parts = not (small or host) and model.hidden % (t.router_parts * 128) == 0 and t.router_parts or 1
+    add(op "router" {
+        tile = parts > 1 and strip or spread(host and 8 or strip, t.waves, experts.count),
+        split = parts,
+    })
     local few = small or host
+    -- Short down projections: a worker takes a tile of outputs of all experts, which are as good as balanced then, and sums
+    -- them. Longer ones would be too much for the registers.
+    local inner = experts.inner // tp
+    local sum = not few and inner % 128 == 0 and inner <= 256 and t.sum_downs == 1
     add(op "experts_up" {
         tile = few and cut(32, tasks, experts.inner // tp) or cut(pair * t.up_strips, experts.inner // tp // (pair * t.up_strips), experts.inner // tp),
-        claim = small and "static" or "dynamic", per = "expert",
+        claim = small and "static" or "dynamic", per = sum and "all" or "expert",
     })
-    add(op "experts_down" {
-        tile = cut(32, few and tasks or ceil_div(model.hidden, t.down_tile), model.hidden),
-        claim = small and "static" or "dynamic",
-    })
-    add(op "combine"      { tile = hidden })
+    if sum then
+        add(op "experts_sum" { tile = hidden })
+    else
+        add(op "experts_down" {
+            tile = cut(32, few and tasks or ceil_div(model.hidden, t.down_tile), model.hidden),
+            claim = small and "static" or "dynamic",
+        })
+        add(op "combine" { tile = hidden })
+    end
 end
 if drafter then
     local kv_rows = drafter.kv_heads * (drafter.qk_dim + drafter.v_dim) // tp
@@ -138,9 +154,9 @@ return kernel "decode" {
     activations = small and "f32" or "bf16", -- precision is free where nothing waits for bytes
     cache = "bf16",
     roles = {
-        load    = { warps = 4, registers = 80 }, -- a warpgroup: registers move between warpgroups
+        load    = { warps = 4, registers = small and 80 or 72 }, -- a warpgroup: registers move between warpgroups
         compute = { warps = 8, registers = small and 184 or 192 },
-        control = { warps = 4, registers = small and 64 or 48 },
+        control = { warps = 4, registers = small and 64 or 56 },
     },
     pages = { bytes = t.page_bytes, count = t.page_count },
     steps = steps,

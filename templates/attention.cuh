@@ -489,9 +489,9 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         rope_rows<Dims>(c, step.kind, at.start, own.rope);
         before.store(slot, thread, own);
         if (thread == 0) own.kv = kv;
-        c.group.sync(c.who, *c.s);
+        c.meet();
         own_rows<Dims>(c, slot, column, at.hi - at.lo, before, own);
-        c.group.sync(c.who, *c.s);
+        c.meet();
     }
 
     Running<Dims> r;
@@ -530,7 +530,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     for (int h = 0; h < 2; h++)
         if (t == 0) c.s->ends[c.warp][g + 8 * h] = make_float2(r.top[h], r.sum[h]);
     float sink[2] = {own.sink[2 * pair], own.sink[2 * pair + 1]}, by[2] = {0, 0};
-    c.group.sync(c.who, *c.s);
+    c.meet();
 #pragma unroll 1
     for (int h = 0; h < 2; h++) { // `sink` and `by` move on: no index that is no constant
         float2 end[COMPUTE_WARPS];
@@ -561,14 +561,14 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     const int query = thread / 16, row = query % ENGINE_ROWS, four = thread % 16;
 #pragma unroll
     for (int pass = 0; pass < Dims::V; pass += PASS) {
-        if (pass) c.group.sync(c.who, *c.s);
+        if (pass) c.meet();
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
             for (int i = 0; i < PASS / 8; i++)
                 *reinterpret_cast<float2 *>(sums + (c.warp * 16 + g + 8 * h) * PITCH + (g % BLOCKS ^ i) * 8 + 2 * t) =
                     make_float2(r.out[pass / 8 + i][2 * h], r.out[pass / 8 + i][2 * h + 1]);
-        c.group.sync(c.who, *c.s);
+        c.meet();
         if (4 * four >= PASS) continue;
 #pragma unroll 1
         for (int p2 = 0; p2 < share().pairs; p2++) { // 256 threads: 16 queries by 16
@@ -674,7 +674,7 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
     const Quad norm = head_norm<Dims>(layer.weight[SLOT_K_NORM], d);
     c.drain();
     rope_rows<Dims>(c, step.kind, at.start, rope);
-    c.group.sync(c.who, *c.s);
+    c.meet();
     Columns column = {0, at.lo * Dims::QK, (int)step.kv_heads * Dims::QK + at.lo * Dims::V};
     if (FUSED) column = columns_of<Dims>(step, at.lo, 0);
     const uint64_t in = c.p->slab + step.in;

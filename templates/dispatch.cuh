@@ -81,7 +81,7 @@ template <class Model> struct Dispatch {
         step[lane_id()] = f.step[0];
         if (lane_id() + 32 < STEP_WORDS) step[32 + lane_id()] = f.step[1];
         if (lane_id() < LAYER_WORDS) reinterpret_cast<uint64_t *>(&slot.layer)[lane_id()] = f.layer;
-        if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = {f.signal.group, f.signal.amount * tiles};
+        if (lane_id() < SLOT_SIGNALS) slot.at.signals[lane_id()] = {f.signal.group, f.signal.amount * max(tiles, 1)};
         const uint32_t w0 = f.field(0), w1 = f.field(1), w2 = f.field(2), w3 = f.field(3), w5 = f.field(5),
                        w6 = f.field(6), w7 = f.field(7);
         const EngineInstance in = s->instances[f.instance];
@@ -93,22 +93,28 @@ template <class Model> struct Dispatch {
             at.expert = expert, at.rows_of_key = chosen_by;
             at.page = page, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
-            const uint32_t outputs = slot.step.strip_outputs;
+            const uint32_t outputs = slot.step.op <= RUN_LINEAR_F32 ? slot.step.strip_outputs : 0;
             at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
             at.first_strip = strips;
+            at.first_input = slot.step.parts > 1 ? at.part * slot.step.k : 0;
+            at.in = slot.step.in + at.first_input * Activations<Model::WIDE>::BYTES +
+                    (key > 0 ? (uint32_t)key * slot.step.in_item : 0);
+            at.stream = tiles == 0;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             if (!at.skip && !slot.step.direct) strips += at.strips;
             at.tap = in.tap;
             at.round = round;
-            at.input =
-                round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 | (slot.step.in_item ? key + 1 : 0);
+            at.input = round << 28 | (uint32_t)f.instance << 20 | slot.step.input << 10 |
+                       (slot.step.in_item     ? key + 1
+                        : slot.step.parts > 1 ? at.part + 1
+                                              : 0);
             if (p->trace) {
                 EngineTrace *trace =
                     pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
                 // One that only has inputs loaded is none of its step's tasks.
-                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance, trace->step = w7 >> 16 | (tiles - 1)
-                                                                                                             << 16;
+                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance,
+                trace->step = w7 >> 16 | (max(tiles, 1) - 1) << 16;
                 trace->posted = nanoseconds();
             }
         }
@@ -170,14 +176,15 @@ template <class Model> struct Dispatch {
     // The items that the loader hands over. Items of a step share its waits, groups by key or the same for all, so most
     // items need not look at a counter.
     DEVICE void pool(const Fetch &f) {
-        uint32_t page = 0, last = ~0u, last_signal = ~0u, first_group = 0;
+        uint32_t last = ~0u, last_signal = ~0u, first_group = 0;
         Fetch item = f;
         for (;;) {
             const uint32_t place = taken % ITEM_ROOM;
             barrier_wait(who, s->item_full[place], taken / ITEM_ROOM & 1);
             const Item &in = s->items[place];
             const int key = in.key;
-            const uint32_t expert = in.expert, chosen_by = in.chosen_by, tiles = in.tiles;
+            strips += in.streamed;
+            const uint32_t expert = in.expert, chosen_by = in.chosen_by, page = in.page, tiles = in.tiles;
             if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
             warp_arrive(shared_address(&s->item_free[place]));
             taken++;
@@ -199,8 +206,6 @@ template <class Model> struct Dispatch {
             if (group != item.group) item.holds = lane_id() >= count; // else it holds as it did for the item before
             item.group = group;
             post(item, key, expert, chosen_by, page, tiles);
-            if (!gate.halted(f.instance, item.field(7) >> 16)) page += item.field(3) >> 16;
-            while (page >= Model::PAGES) page -= Model::PAGES;
             wait_for(item, key, nullptr);
         }
     }

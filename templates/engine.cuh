@@ -46,6 +46,9 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         case RUN_COMBINE_ROWS:
             if constexpr (Model::EXPERTS > 0) combine_rows<Model>(c);
             break;
+        case RUN_SUM_EXPERTS:
+            if constexpr (Model::SUM_STRIPS > 0) sum_experts<Model>(c);
+            break;
         case RUN_SUM_RANKS:
             if constexpr (Model::SLICE > 0)
                 sum_slice<Model>(c);
@@ -54,7 +57,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
             break;
         default: choose<Model>(c); break;
         }
-        c.group.sync(c.who, *c.s);
+        c.meet();
         if (c.warp == 0 && op != RUN_ROUTE_ROWS) {
             trace_end(*c.p, c.number);
             signal_all(*c.p, *c.s, c.slot().at, 0);
@@ -91,7 +94,7 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
-            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, who};
+            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, 0, who};
             loader.run();
         } else if (warp == 1) {
             Dispatch<Model> dispatch = {&p, &s, t,  pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0,
@@ -104,11 +107,11 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
             report_role<Model>(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
-        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4, opaque(pages_address())};
+        Compute c = {&p, &s, 0, 0, who, warp - 4, opaque(pages_address())};
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
-        Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
+        Finisher f = {&p, &s, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
 }

@@ -32,15 +32,36 @@ template <class Model> struct Choice {
             bias[i] = from && e < Model::EXPERTS ? __ldg(from + e) : 0;
         }
     }
-    DEVICE void choose(const float *scores) {
+    // A row's scores; of a split router the parts' sums, times the norm's factor, which their squares make.
+    DEVICE void load_scores(const EngineStep &step, uint64_t from, float (&p)[EACH]) {
+        constexpr int PARTS = Model::ROUTER_PARTS;
+        float part[PARTS][EACH], squares[PARTS];
+#pragma unroll
+        for (int n = 0; n < PARTS; n++) {
+            const float *scores = pointer<const float>(from + (uint64_t)n * step.in_item);
+            if (PARTS > 1) squares[n] = __ldcg(scores + Model::EXPERTS);
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                const int e = lane_id() + 32 * i;
+                part[n][i] = e < Model::EXPERTS ? __ldcg(scores + e) : NO_SCORE;
+            }
+        }
+#pragma unroll
+        for (int n = 1; n < PARTS; n++) {
+            squares[0] += squares[n];
+#pragma unroll
+            for (int i = 0; i < EACH; i++) part[0][i] += part[n][i];
+        }
+        const float factor = PARTS > 1 ? rsqrtf(squares[0] * (1.0f / Model::HIDDEN) + step.eps) : 1;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) p[i] = PARTS > 1 ? part[0][i] * factor : part[0][i];
+    }
+    DEVICE void choose(const EngineStep &step, uint64_t from) {
         float p[EACH], top = NO_SCORE, total = 0, sum = 0;
         uint32_t value[EACH]; // 0: none
+        load_scores(step, from, p);
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int e = lane_id() + 32 * i;
-            p[i] = e < Model::EXPERTS ? __ldcg(scores + e) : NO_SCORE;
-            top = fmaxf(top, p[i]);
-        }
+        for (int i = 0; i < EACH; i++) top = fmaxf(top, p[i]);
         if (!Model::SIGMOID) {
             for (int step = 16; step; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
 #pragma unroll
@@ -113,16 +134,19 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
             if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, want, load_relaxed(exits));
         if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;
     }
-    c.group.sync(c.who, *c.s);
-    c.wait_ready();
+    c.meet();
+    for (bool dry = c.must_wait();; dry = false) { // first for nothing, so that the code is near
+        if (!dry) c.wait_ready();
+        if (row < rows && !slot.at.skip) choice.choose(step, c.p->slab + step.in + row * step.in_row);
+        if (!dry) break;
+    }
     uint32_t active = 0;
     if (slot.at.skip)
         active = __ldcg(&routes->active);
     else {
         const bool chooses = row < rows && lane_id() < Model::TOP_K;
-        if (row < rows) choice.choose(pointer<const float>(c.p->slab + step.in + row * step.in_row));
         if (chooses) atomicOr(&room.words[choice.expert / 32], 1u << choice.expert % 32);
-        c.group.sync(c.who, *c.s);
+        c.meet();
         uint32_t key = 0;
 #pragma unroll
         for (int i = 0; i < WORDS; i++) {
@@ -136,11 +160,11 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
             routes->expert[key] = choice.expert; // the same by every row
             atomicOr(&room.by[key], 1u << row);
         }
-        c.group.sync(c.who, *c.s);
+        c.meet();
         if (thread < (int)active) routes->chosen_by[thread] = room.by[thread];
         if (thread == 0) routes->active = (int)active, routes->rows = rows;
     }
-    c.group.sync(c.who, *c.s);
+    c.meet();
     if (c.warp == 0) {
         trace_end(*c.p, c.number);
         signal_all(*c.p, *c.s, slot.at, 0);
@@ -161,11 +185,37 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     }
 }
 
-// Weighted sums in the router's order, a row a warp: added to the residual stream, or this rank's partial sums, which
-// go to all ranks.
+// What the experts make of a row's outputs n and n + 1: added to the residual stream, of which `old` is, or this rank's
+// partial sums, which go to all ranks. `out`: of the row.
+template <class Model>
+static DEVICE void give_pair(const Compute &c, const EngineStep &step, const Instruction &at, int row, uint64_t out,
+                             int n, float2 sum, float2 old) {
+    using Act = Activations<Model::WIDE>;
+    if (step.finish == FINISH_RESIDUAL) {
+        Act::store_input(pointer<char>(c.p->slab + out), n, old.x + sum.x);
+        Act::store_input(pointer<char>(c.p->slab + out), n + 1, old.y + sum.y);
+        if (at.tap) {
+            char *tap = pointer<char>(c.p->slab + Model::TAPS) +
+                        (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
+            Act::store_input(tap, n, old.x + sum.x), Act::store_input(tap, n + 1, old.y + sum.y);
+        }
+    } else if constexpr (Model::SLICE > 0) // in two steps: to the rank that sums these columns
+        pointer<float2>(c.p->peers[n / Model::SLICE] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+    else
+#pragma unroll
+        for (int rank = 0; rank < Model::RANKS; rank++)
+            pointer<float2>(c.p->peers[rank] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+}
+template <class Model> static DEVICE float2 old_pair(const Compute &c, const EngineStep &step, uint64_t out, int n) {
+    using Act = Activations<Model::WIDE>;
+    const char *x = pointer<const char>(c.p->slab + out);
+    if (step.finish != FINISH_RESIDUAL) return make_float2(0, 0);
+    return make_float2(Act::load_input(x, n), Act::load_input(x, n + 1));
+}
+
+// Weighted sums in the router's order, a row a warp.
 template <class Model> static DEVICE void combine_rows(Compute &c) {
     using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
-    using Act = Activations<Model::WIDE>;
     if (!Model::ROUTED) c.wait_ready();
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
@@ -183,28 +233,105 @@ template <class Model> static DEVICE void combine_rows(Compute &c) {
                    out = step.out + (uint64_t)row * step.out_row;
 #pragma unroll 1
     for (int n = at.lo + 2 * lane_id(); n < at.hi; n += 64) { // a pair stays a pair
-        float2 part[Model::TOP_K], sum = make_float2(0, 0), old = sum;
-        char *x = pointer<char>(c.p->slab + out);
-        const bool residual = step.finish == FINISH_RESIDUAL;
-        if (residual) old = make_float2(Act::load_input(x, n), Act::load_input(x, n + 1));
+        float2 part[Model::TOP_K], sum = make_float2(0, 0);
+        const float2 old = old_pair<Model>(c, step, out, n);
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++)
             part[k] = __ldcg(pointer<const float2>(in + (uint64_t)key[k] * step.in_item) + n / 2);
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++) sum.x += weight[k] * part[k].x, sum.y += weight[k] * part[k].y;
-        if (residual) {
-            Act::store_input(x, n, old.x + sum.x), Act::store_input(x, n + 1, old.y + sum.y);
-            if (at.tap) {
-                char *tap = pointer<char>(c.p->slab + Model::TAPS) +
-                            (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
-                Act::store_input(tap, n, old.x + sum.x), Act::store_input(tap, n + 1, old.y + sum.y);
-            }
-        } else if constexpr (Model::SLICE > 0) // in two steps: to the rank that sums these columns
-            pointer<float2>(c.p->peers[n / Model::SLICE] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
-        else
+        give_pair<Model>(c, step, at, row, out, n, sum, old);
+    }
+}
+
+// experts_sum: a tile of outputs of every active expert, for the rows that chose it, then each row's weighted sum of
+// them. A key is a warp's, with all of the tile's strips: its inputs are read once, and the next key's are on their way
+// while it multiplies. Its outputs wait in shared memory, [row][choice][tile], so that sums are in the router's order
+// whichever experts the other rows chose.
+template <class Model> static DEVICE void sum_experts(Compute &c) {
+    using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+    using Weight = typename Model::SumWeight;
+    constexpr int STRIPS = Model::SUM_STRIPS, BLOCKS = Model::SUM_BLOCKS, TILE = STRIPS * STRIP_ROWS,
+                  CHUNKS = (Model::KEYS + Model::SUM_KEYS - 1) / Model::SUM_KEYS,
+                  MINE = (Model::KEYS + COMPUTE_WARPS - 1) / COMPUTE_WARPS;
+    static_assert(MINE <= 32 && ENGINE_ROWS * Model::TOP_K * TILE * 4 <= SUM_ROOM, "steps.c");
+    c.drain();
+    if (!Model::ROUTED) c.wait_ready();
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    const Routes *routes = pointer<const Routes>(c.p->slab + Model::ROUTES);
+    float *made = reinterpret_cast<float *>(c.s->partial);                                   // [row][choice][TILE]
+    uint8_t(*choice_of)[ENGINE_ROWS] = reinterpret_cast<uint8_t(*)[ENGINE_ROWS]>(c.s->norm); // [key][row]
+    const int row = min(c.warp, at.rows - 1), lane = lane_id(), g = lane >> 2, token = (lane & 3) * 2;
+    const uint32_t active = __ldcg(&routes->active), mine = COMPUTE_WARPS * lane + c.warp;
+    const uint32_t chosen_by = lane < MINE && mine < active ? __ldcg(&routes->chosen_by[mine]) : 0;
+    float weight = 0; // of choice `lane` of the warp's row
+    if (lane < Model::TOP_K) {
+        weight = __ldcg(&routes->weight[row][lane]);
+        if (row == c.warp) choice_of[__ldcg(&routes->key[row][lane])][row] = (uint8_t)lane;
+    }
+    c.meet();
+    if (Model::ROUTED) c.wait_ready();
+    const uint64_t in = c.p->slab + step.in + (uint64_t)g * step.in_row + (lane & 3) * 16;
+    Raw<false> raw[BLOCKS][4];
+    auto ask = [&](uint32_t key, uint32_t rows) { // the key's inputs of row g
 #pragma unroll
-            for (int rank = 0; rank < Model::RANKS; rank++)
-                pointer<float2>(c.p->peers[rank] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                raw[b][u].load(pointer<const char>(in + (uint64_t)key * step.in_item + b * BLOCK_K * 2), u,
+                               rows >> g & 1);
+    };
+    Chunks<Model> chunks;
+    chunks.begin(at);
+    const uint32_t strip_bytes = step.strip_bytes, key_bytes = step.chunk_bytes;
+    uint32_t rows = __shfl_sync(~0u, chosen_by, 0);
+    ask(c.warp, rows);
+#pragma unroll 1
+    for (uint32_t key = c.warp, i = 1; key < active; key += COMPUTE_WARPS, i++) {
+        Inputs<false> x[BLOCKS][4];
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+            for (int u = 0; u < 4; u++) x[b][u] = raw[b][u].operands(false, {0, 0, 0, 0});
+        const uint32_t by = rows >> token;
+        float *low = made + ((token * Model::TOP_K) + choice_of[key][token]) * TILE + g,
+              *high = made + ((token + 1) * Model::TOP_K + choice_of[key][token + 1]) * TILE + g;
+        rows = __shfl_sync(~0u, chosen_by, i & 31);
+        ask(key + COMPUTE_WARPS, rows);
+        uint32_t from = chunks.seek(c, key / Model::SUM_KEYS) + key % Model::SUM_KEYS * key_bytes;
+#pragma unroll 1
+        for (int strip = 0; strip < STRIPS; strip++) {
+            float sum[2][4] = {};
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++)
+                Weight::template multiply<false, 4>(sum, from + b * Weight::BYTES, 0, x[b]);
+            from += strip_bytes;
+            if (by & 1)
+                low[strip * STRIP_ROWS] = sum[0][0] + sum[1][0], low[strip * STRIP_ROWS + 8] = sum[0][2] + sum[1][2];
+            if (by & 2)
+                high[strip * STRIP_ROWS] = sum[0][1] + sum[1][1], high[strip * STRIP_ROWS + 8] = sum[0][3] + sum[1][3];
+        }
+        if (Model::SUM_KEYS <= COMPUTE_WARPS) chunks.release(c); // the next key is in another
+    }
+    while (chunks.next < CHUNKS) chunks.release(c);
+    c.meet();
+    float weights[Model::TOP_K];
+#pragma unroll
+    for (int k = 0; k < Model::TOP_K; k++) weights[k] = __shfl_sync(~0u, weight, k);
+    if (row != c.warp) return;
+    const uint64_t out = step.out + (uint64_t)row * step.out_row;
+#pragma unroll 1
+    for (int n = 2 * lane; n < TILE; n += 64) {
+        float2 sum = make_float2(0, 0);
+        const float2 old = old_pair<Model>(c, step, out, at.lo + n);
+#pragma unroll
+        for (int k = 0; k < Model::TOP_K; k++) {
+            const float2 part = *reinterpret_cast<const float2 *>(made + (row * Model::TOP_K + k) * TILE + n);
+            sum.x += weights[k] * part.x, sum.y += weights[k] * part.y;
+        }
+        give_pair<Model>(c, step, at, row, out, at.lo + n, sum, old);
     }
 }
 #endif

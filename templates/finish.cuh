@@ -16,7 +16,6 @@ struct Finisher {
     const EngineParams *p;
     Shared *s;
     uint32_t number;
-    uint32_t stored; // parity of its place's next direct task
     Waiter who;
     int index; // among the finishers
 };
@@ -53,11 +52,10 @@ static DEVICE void store_best(uint64_t best, int strip, int token, int rows, int
 
 // What a linear op's finishers know before its sums are there.
 struct Ending {
-    uint32_t kind, row, outputs;
+    uint32_t kind, row;
     uint32_t out, tap;  // in the slab; tap: 0 or where the drafter listens
     int rows, n, token; // n: output of row g in the first strip
     uint32_t rows_of_key;
-    float alpha;
 };
 
 template <class Model>
@@ -79,8 +77,10 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         }
         break;
     case FINISH_F32:
-        if (n < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
-        if (n + 8 < (int)e.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
+    case FINISH_SCORES:
+        if (n < (int)slot.step.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        if (n + 8 < (int)slot.step.outputs)
+            store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
         break;
     case FINISH_PUSH:
         if constexpr (Model::SLICE > 0) { // in two steps: to the rank that sums these columns
@@ -98,12 +98,13 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
         break;
     case FINISH_SWIGLU:
         store_pair<Model::WIDE, true>(f.p->slab + e.out, e.row, token, rows, n,
-                                      swiglu(v[0], v[2], e.alpha, slot.step.limit),
-                                      swiglu(v[1], v[3], e.alpha, slot.step.limit));
+                                      swiglu(v[0], v[2], slot.step.alpha, slot.step.limit),
+                                      swiglu(v[1], v[3], slot.step.alpha, slot.step.limit));
         break;
     case FINISH_EXPERT_UP: {
         char *to = pointer<char>(f.p->slab + e.out) + (uint64_t)token * e.row;
-        const float a = swiglu(v[0], v[2], e.alpha, slot.step.limit), b = swiglu(v[1], v[3], e.alpha, slot.step.limit);
+        const float a = swiglu(v[0], v[2], slot.step.alpha, slot.step.limit),
+                    b = swiglu(v[1], v[3], slot.step.alpha, slot.step.limit);
         if (e.rows_of_key >> token & 1) Act::store_input(to, n, a);
         if (e.rows_of_key >> (token + 1) & 1) Act::store_input(to + e.row, n, b);
         break;
@@ -121,15 +122,54 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
     default: { // FINISH_BEST
         const int id = f.p->rank * Model::VOCAB, place = slot.at.lo / STRIP_ROWS + strip;
         const uint64_t best = f.p->slab + slot.step.best;
-        store_best(best, place, token, rows, id, n, (int)e.outputs, v[0], v[2]);
-        store_best(best, place, token + 1, rows, id, n, (int)e.outputs, v[1], v[3]);
+        store_best(best, place, token, rows, id, n, (int)slot.step.outputs, v[0], v[2]);
+        store_best(best, place, token + 1, rows, id, n, (int)slot.step.outputs, v[1], v[3]);
         break;
     }
     }
 }
 
+// The sums of a strip: of the warps that share it, in their order.
+static DEVICE void add_partials(const Finisher &f, uint32_t place, uint32_t warps_k, float (&v)[4]) {
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
+        float4 part[COMPUTE_WARPS / 2];
+#pragma unroll
+        for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) {
+            const uint32_t kw = half * (COMPUTE_WARPS / 2) + i;
+            part[i] = kw < warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()]
+                                   : make_float4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
+            v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
+    }
+}
+
+// The norm's factor of two rows: from the shares of their squares that the warps of a strip have, a warp's on each
+// group of four lanes. `first`: of these warps.
+struct NormFactor {
+    float2 share;
+    // `place`: of the instruction. While that of the strip is not free.
+    DEVICE void load(const Finisher &f, uint32_t place, uint32_t first, uint32_t warps_k) {
+        const uint32_t g = lane_id() >> 2, token = (lane_id() & 3) * 2;
+        share = make_float2(0, 0);
+        if (g < warps_k)
+            share = *reinterpret_cast<const float2 *>(&f.s->squares[place][(first + g) % COMPUTE_WARPS][token]);
+    }
+    DEVICE void sum() {
+#pragma unroll
+        for (int step4 = 4; step4 < 32; step4 *= 2)
+            share.x += __shfl_xor_sync(~0u, share.x, step4), share.y += __shfl_xor_sync(~0u, share.y, step4);
+    }
+    DEVICE void make(const EngineStep &step, float (&factor)[2]) const {
+        const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
+        factor[0] = rsqrtf(share.x * each + eps), factor[1] = rsqrtf(share.y * each + eps);
+    }
+};
+
 // One linear instruction, from before it is ready.
-template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot &slot) {
+template <class Model> static DEVICE void finish_linear(const Finisher &f, const Slot &slot, uint32_t at_place) {
     using Act = Activations<Model::WIDE>;
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
@@ -137,21 +177,18 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
     const uint32_t strip_outputs = step.strip_outputs, strips = at.strips, warps_k = step.warps_k;
     const Ending e = {step.finish,
                       step.out_row,
-                      step.outputs,
-                      step.out + (at.key > 0                   ? at.key * step.out_item
-                                  : step.finish == FINISH_PUSH ? f.p->rank * step.out_item
-                                                               : 0),
+                      step.out + step.out_item * (at.key > 0                     ? at.key
+                                                  : step.finish == FINISH_PUSH   ? f.p->rank
+                                                  : step.finish == FINISH_SCORES ? at.part
+                                                                                 : 0),
                       step.taps && at.tap ? Model::TAPS + (at.tap - 1) * ENGINE_ROWS * step.out_row : 0,
                       at.rows,
                       at.lo + g,
                       token,
-                      at.rows_of_key,
-                      step.alpha};
+                      at.rows_of_key};
     const bool normed = step.norm_slot != SLOT_COUNT;
-    const float each = __fdividef(1.0f, (float)step.k), eps = step.eps;
     float factor[2] = {1, 1};
     bool known = !normed;
-    barrier_wait(f.who, f.s->ready[f.number % SLOTS], f.number / SLOTS & 1);
     // A finisher has every fourth strip of all, and with it every use of a place: it cannot be lapped.
     for (uint32_t strip = (f.index - at.first_strip) % FINISHERS; strip < strips; strip += FINISHERS) {
         const uint32_t q = at.first_strip + strip, place = q % STRIP_SLOTS;
@@ -163,35 +200,57 @@ template <class Model> static DEVICE void finish_linear(Finisher &f, const Slot 
             old[2] = Act::load_input(x, n + 8), old[3] = Act::load_input(x + e.row, n + 8);
         }
         barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
-        float2 share = make_float2(0, 0);
-        if (!known && g < (int)warps_k)
-            share = *reinterpret_cast<const float2 *>(
-                &f.s->squares[f.number % SLOTS][(strip * warps_k + g) % COMPUTE_WARPS][token]);
-#pragma unroll
-        for (uint32_t half = 0; half < 2; half++) { // loads together, sums in order
-            float4 part[COMPUTE_WARPS / 2];
-#pragma unroll
-            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++) {
-                const uint32_t kw = half * (COMPUTE_WARPS / 2) + i;
-                part[i] = kw < warps_k ? reinterpret_cast<const float4 *>(f.s->partial[place][kw])[lane_id()]
-                                       : make_float4(0, 0, 0, 0);
-            }
-#pragma unroll
-            for (uint32_t i = 0; i < COMPUTE_WARPS / 2; i++)
-                v[0] += part[i].x, v[1] += part[i].y, v[2] += part[i].z, v[3] += part[i].w;
-        }
+        NormFactor norm;
+        if (!known) norm.load(f, at_place, strip * warps_k, warps_k);
+        add_partials(f, place, warps_k, v);
         warp_arrive(shared_address(&f.s->strip_free[place]));
-        if (!known) { // the k warps' shares of the rows' squares, a warp's on each group of four lanes
-#pragma unroll
-            for (int step4 = 4; step4 < 32; step4 *= 2)
-                share.x += __shfl_xor_sync(~0u, share.x, step4), share.y += __shfl_xor_sync(~0u, share.y, step4);
-            factor[0] = rsqrtf(share.x * each + eps), factor[1] = rsqrtf(share.y * each + eps);
+        if (!known) {
+            norm.sum();
+            if (e.kind != FINISH_SCORES)
+                norm.make(step, factor);
+            else if (g == 0 && at.lo == 0)
+                store_pair<true, false>(f.p->slab + e.out, e.row, token, at.rows, (int)slot.step.outputs, norm.share.x,
+                                        norm.share.y);
             known = true;
         }
         if (normed) v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] += old[i];
         finish_strip<Model>(f, slot, e, (int)strip, n, v);
+    }
+}
+
+// The tiles of a step that streams: each is a strip of an expert's gate and up, and signals by itself.
+template <class Model> static DEVICE void finish_stream(const Finisher &f, const Slot &slot, uint32_t at_place) {
+    const EngineStep &step = slot.step;
+    const int g = lane_id() >> 2, token = (lane_id() & 3) * 2;
+    const bool normed = step.norm_slot != SLOT_COUNT;
+    float factor[2] = {1, 1};
+    bool known = !normed;
+    const uint32_t first = slot.at.first_strip;
+    for (uint32_t q = first + (f.index - first) % FINISHERS;; q += FINISHERS) {
+        const uint32_t place = q % STRIP_SLOTS;
+        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
+        float v[4] = {0, 0, 0, 0};
+        add_partials(f, place, COMPUTE_WARPS, v);
+        if (!known) {
+            NormFactor norm;
+            norm.load(f, at_place, 0, COMPUTE_WARPS);
+            norm.sum();
+            norm.make(step, factor);
+            known = true;
+        }
+        const Ticket ticket = f.s->summed[place];
+        warp_arrive(shared_address(&f.s->strip_free[place]));
+        if (ticket.key < 0) return; // each finisher gets one of these
+        if (normed) v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
+        const uint32_t row = step.out_row;
+        char *to = pointer<char>(f.p->slab + step.out + (uint64_t)ticket.key * step.out_item + (uint64_t)token * row);
+        const float a = swiglu(v[0], v[2], step.alpha, step.limit), b = swiglu(v[1], v[3], step.alpha, step.limit);
+        if (ticket.rows_of_key >> token & 1) Activations<Model::WIDE>::store_input(to, ticket.lo + g, a);
+        if (ticket.rows_of_key >> (token + 1) & 1) Activations<Model::WIDE>::store_input(to + row, ticket.lo + g, b);
+        __syncwarp();
+        signal_item(*f.p, *f.s, slot.at, ticket.key);
     }
 }
 
@@ -205,17 +264,19 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
         if (linear && slot.step.direct && !slot.at.skip) {
             static_assert(FINISHERS == SLOTS, "a place belongs to a finisher");
             if (place == (uint32_t)f.index) { // the compute warps have stored; a release waits, so it is not theirs
-                barrier_wait(f.who, f.s->stored[opaque(place)], f.stored);
-                f.stored ^= 1;
+                barrier_wait(f.who, f.s->stored[opaque(place)], f.s->direct[place] & 1);
+                __syncwarp();
+                if (lane_id() == 0) f.s->direct[place]++;
                 trace_end(*f.p, f.number);
                 signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
             }
         } else if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
-            if (linear && !slot.at.skip)
-                finish_linear<Model>(f, slot);
-            else
-                barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1);
+            barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1);
+            if (Model::STREAM_RUNS > 0 && slot.at.stream)
+                finish_stream<Model>(f, slot, place);
+            else if (linear && !slot.at.skip)
+                finish_linear<Model>(f, slot, place);
             if (linear || slot.step.op != RUN_ROUTE_ROWS) {
                 __syncwarp();
                 uint32_t before = 0;
@@ -225,7 +286,7 @@ template <class Model> static DEVICE void finish_role(Finisher &f) {
                 if (before == FINISHERS - 1) {
                     if (lane_id() == 0) f.s->finished[place] = 0;
                     trace_end(*f.p, f.number);
-                    signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
+                    if (!slot.at.stream) signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
                 }
             }
         }

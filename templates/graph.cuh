@@ -157,7 +157,7 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
     if (warp < 4) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
-            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, who};
+            Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, 0, who};
             for (uint32_t instance = 0; instance < t->instances; instance++) loader.run_instance(t, 0, instance, {});
         } else if (warp == 1) {
             Dispatch<Model> dispatch = {&p, &s, t,  pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0,
@@ -174,11 +174,11 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
         }
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
-        Compute c = {&p, &s, 0, 0, {0}, who, warp - 4, opaque(pages_address())};
+        Compute c = {&p, &s, 0, 0, who, warp - 4, opaque(pages_address())};
         compute_role<Model>(c);
     } else {
         registers_down<Model::CONTROL_REGISTERS>();
-        Finisher f = {&p, &s, 0, 0, who, warp - 4 - COMPUTE_WARPS};
+        Finisher f = {&p, &s, 0, who, warp - 4 - COMPUTE_WARPS};
         finish_role<Model>(f);
     }
     warp_arrive(shared_address(&done));

@@ -10,8 +10,7 @@ struct Compute {
     const EngineParams *p;
     Shared *s;
     uint32_t number; // instructions so far
-    uint32_t phases; // parity of each page's next full phase
-    Group group;
+    uint32_t phases; // parity of each page's next full phase; bit 31: of the next meeting
     Waiter who;
     int warp;       // among the compute warps
     uint32_t pages; // address, found once: finding it takes as long as reading there
@@ -22,6 +21,13 @@ struct Compute {
         barrier_wait_fast(who, s->posted[number % SLOTS], number / SLOTS & 1);
         who.at_place(COMPUTE_FIRST + warp, number % SLOTS);
     }
+    // Whether there is time to rehearse: to go through what is to be done once for nothing, so that its code is near
+    // when the inputs come. Code that has not run for a layer comes at the pace of a trip to L2 for every few
+    // instructions.
+    DEVICE bool must_wait() const {
+        const uint32_t at = shared_address(&s->ready[number % SLOTS]);
+        return !__all_sync(~0u, barrier_test(at, number / SLOTS & 1));
+    }
     DEVICE void wait_ready() {
         barrier_wait_fast(who, s->ready[number % SLOTS], number / SLOTS & 1);
         if (warp == 0) trace_begin(*p, number);
@@ -30,12 +36,18 @@ struct Compute {
         warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
     }
+    // The eight compute warps meet; everything written before is seen after.
+    DEVICE void meet() {
+        warp_arrive(shared_address(&s->group));
+        barrier_wait(who, s->group, phases >> 31);
+        phases ^= 1u << 31;
+    }
     // Every partial sum has been read, and every warp is here: `partial` and `norm` may be used for other things.
     DEVICE void drain() {
         const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
             barrier_wait_fast(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
-        group.sync(who, *s);
+        meet();
     }
 };
 
@@ -72,21 +84,6 @@ template <bool WIDE> struct Raw {
             word[4 * i] = q.x, word[4 * i + 1] = q.y, word[4 * i + 2] = q.z, word[4 * i + 3] = q.w;
         }
     }
-    // A lane's part of the sum of row g's squares. Of bf16: a product of all rows with each other, of which row g with
-    // itself is in element g & 1 of the lane with t = g / 2.
-    DEVICE float squares() const {
-        float sum[4] = {};
-        if constexpr (WIDE) {
-#pragma unroll
-            for (int i = 0; i < 8; i++) sum[i & 1] += __uint_as_float(word[i]) * __uint_as_float(word[i]);
-            return sum[0] + sum[1];
-        } else {
-            mma(sum, word[0], 0, word[1], 0, word[0], word[1]);
-            mma(sum, word[2], 0, word[3], 0, word[2], word[3]);
-            const int g = lane_id() >> 2;
-            return (lane_id() & 3) != g / 2 ? 0 : g & 1 ? sum[1] : sum[0];
-        }
-    }
     // As operands of the products: times the norm's weights where there are any.
     DEVICE Inputs<WIDE> operands(bool normed, const Quad &norm) const {
         Inputs<WIDE> in;
@@ -103,6 +100,28 @@ template <bool WIDE> struct Raw {
         }
         return in;
     }
+};
+
+// A lane's part of the sums of row g's squares, over its inputs. Of bf16 they are products of all rows with each other:
+// a quad is both operands, as rows g (words 0 and 2) and g + 8 (1 and 3), and row g with itself is in element g & 1,
+// and 2 on, of the lane with t = g / 2.
+template <bool WIDE> struct Squares {
+    float total = 0;
+    DEVICE void add(const Raw<WIDE> &raw) {
+        const uint32_t(&w)[WIDE ? 8 : 4] = raw.word;
+        if constexpr (WIDE) {
+            float sum[2] = {};
+#pragma unroll
+            for (int i = 0; i < 8; i++) sum[i & 1] += __uint_as_float(w[i]) * __uint_as_float(w[i]);
+            total += sum[0] + sum[1];
+        } else {
+            float even[4], odd[4];
+            mma_first(even, w[0], w[1], w[2], w[3], w[0], w[2]);
+            mma_first(odd, w[0], w[1], w[2], w[3], w[1], w[3]);
+            total += lane_id() & 4 ? even[1] + odd[3] : even[0] + odd[2];
+        }
+    }
+    DEVICE float sum() const { return WIDE || (lane_id() & 3) == lane_id() >> 3 ? total : 0; }
 };
 
 // A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
@@ -166,20 +185,16 @@ template <class Model> struct Held {
         for (int i = 0; i < HELD; i++) {
             const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
             uint32_t k = n * UNIT / 4 * BLOCK_K;
-            if (i >= RUN && (uint32_t)(i / RUN) >= step.warp_runs - r0) { // short sums
-#pragma unroll
-                for (int u = 0; u < UNIT; u++) raw[i][u] = {};
-                continue;
-            }
             const bool wanted = n < opaque(share.units) && mine;
             const uint32_t at = k + 32 * t + 8 * quarter;
             uint64_t row = in;
-            if (step.in_slab_k) row += (uint64_t)(k / step.in_slab_k) * step.in_slab, k %= step.in_slab_k;
+            for (; step.in_slab_k && k >= step.in_slab_k; k -= step.in_slab_k) row += step.in_slab;
             row += (uint64_t)k * Activations<WIDE>::BYTES + quarter * (WIDE ? 128 : 64);
 #pragma unroll
             for (int u = 0; u < UNIT; u++)
                 raw[i][u].load(pointer<const char>(row), u, wanted && (!Model::RAGGED || at + 8 * u < opaque(step.k)));
         }
+        Squares<WIDE> sum;
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
@@ -189,9 +204,10 @@ template <class Model> struct Held {
                     if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
                 } else
                     w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
-                if (normed) squares += raw[i][u].squares();
+                if (normed) sum.add(raw[i][u]);
                 x[i][u] = raw[i][u].operands(normed, w);
             }
+        if (normed) squares += sum.sum();
     }
     // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
     // fetched anew costs more than it computes. A move a register and candidate.
@@ -269,6 +285,53 @@ static DEVICE void multiply_whole(Compute &c, Chunks<Model> &chunks, const Engin
     }
 }
 
+// Tiles of a step that streams, in the order in which the loader brings them: a strip each, of which the warp has a run
+// of each chunk. There are all the weights of a round's experts in this loop: what it does beside products is what the
+// products wait for. `dry`: rehearses it.
+template <class Weight, class Model> static DEVICE void stream(Compute &c, const Held<Model> &in, bool dry) {
+    constexpr int RUN = Model::RUN, RUNS = Model::STREAM_RUNS;
+    const uint32_t mine = c.pages + c.warp * RUN * Weight::BYTES;
+    const uint32_t first_strip = c.slot().at.first_strip;
+    uint32_t page = c.slot().at.page, strips = first_strip;
+    auto push = [&](const float4 &sum, const Quad &ticket) {
+        const uint32_t place = strips % STRIP_SLOTS;
+        barrier_wait_fast(c.who, c.s->strip_free[place], (strips++ / STRIP_SLOTS & 1) ^ 1);
+        reinterpret_cast<float4 *>(c.s->partial[place][c.warp])[lane_id()] = sum;
+        if (c.warp == 0) *reinterpret_cast<Quad *>(&c.s->summed[place]) = ticket;
+        warp_arrive(shared_address(&c.s->strip_full[place]));
+    };
+    for (;;) {
+        typename Weight::template Codes<4> codes[RUNS][RUN];
+        Quad ticket;
+#pragma unroll
+        for (int r = 0; r < RUNS; r++) {
+            if (!dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
+            if (r == 0) ticket = shared_quad(shared_address(&c.s->loaded[page]));
+#pragma unroll
+            for (int j = 0; j < RUN; j++) codes[r][j].load(mine + page * Model::PAGE_BYTES + j * Weight::BYTES, 0);
+            if (dry) continue;
+            warp_arrive(shared_address(&c.s->empty[page]));
+            c.phases ^= 1u << page;
+            if (++page == Model::PAGES) page = 0;
+        }
+        if (!dry && (int)ticket.x < 0) break;
+        float sum[2][4] = {};
+#pragma unroll
+        for (int r = 0; r < RUNS; r++)
+#pragma unroll
+            for (int j = 0; j < RUN; j++) Weight::template multiply<false, 4>(sum, codes[r][j], in.x[r * RUN + j]);
+        if (dry) return;
+        push(make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]),
+             ticket);
+    }
+    if (c.warp == 0 && c.p->trace && lane_id() == 0 && strips != first_strip) {
+        EngineTrace &trace =
+            pointer<EngineTrace>(c.p->trace)[worker_id() * c.p->trace_room + c.number % c.p->trace_room];
+        trace.instance = c.slot().at.instance, trace.step |= (strips - first_strip - 1) << 16;
+    }
+    for (int i = 0; i < FINISHERS; i++) push(make_float4(0, 0, 0, 0), {~0u, 0, 0, 0}); // one for each
+}
+
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows
 // that chose the expert.
 static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&sum)[2][4]) {
@@ -318,35 +381,38 @@ template <class Model> static DEVICE void linear(Compute &c) {
                        first_chunk = step.first_chunks >> 4 * kw & 15,
                        first_offset = (kw * run - first_chunk * step.chunk_blocks) * step.block_bytes;
         const bool normed = norm_slot != SLOT_COUNT, held = warp_runs <= HELD;
-        float *shares = c.s->squares[c.number % SLOTS][c.warp] + (lane_id() >> 2);
+        auto share = [&] { // of the rows' squares, for the finishers
+            if ((lane_id() & 3) == 0) c.s->squares[c.number % SLOTS][c.warp][lane_id() >> 2] = squares;
+        };
         Cursor cursor;
         cursor.begin();
         cursor.advance(step, lane_strip);
         bool ready = held && input == have;
         if (ready) {
             c.wait_ready();
-            if (normed && (lane_id() & 3) == 0) *shares = squares;
+            if (normed) share();
         } else
             squares = 0;
         for (uint32_t strip = lane_strip; strip < strips || !ready; strip += lanes) { // once at least: for the inputs
             float sum[2][4] = {};                                                     // two chains of products
             for (uint32_t r0 = 0; r0 < warp_runs; r0 += HELD) {
                 if (!ready || !held) {
-                    if (normed) in.load_norm(slot.layer.weight[norm_slot], c.s->norm[c.warp], step, c.warp, r0);
+                    if (normed)
+                        in.load_norm(slot.layer.weight[norm_slot] + at.first_input * 2, c.s->norm[c.warp], step, c.warp,
+                                     r0);
                     if (!ready) {
                         if (strip < strips) first_look(c, chunks, cursor.chunk, first_chunk, kw, step);
                         c.wait_ready();
                         ready = true;
                     }
                     float more = 0;
-                    in.load(c.p->slab + step.in + (at.key > 0 ? (uint64_t)at.key * step.in_item : 0), step,
-                            c.s->norm[c.warp], c.warp, r0, step.in_item ? at.rows_of_key : (1u << at.rows) - 1, normed,
-                            more);
+                    const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
+                    in.load(c.p->slab + at.in, step, c.s->norm[c.warp], c.warp, r0, rows, normed, more);
                     have = held ? input : ~0u;
                     if (strip == lane_strip) squares += more;
                     if (normed && strip == lane_strip && r0 + HELD >= warp_runs) {
                         squares = quad_sum(squares);
-                        if ((lane_id() & 3) == 0) *shares = squares;
+                        share();
                     }
                 }
                 if (strip >= strips) break;
@@ -379,6 +445,15 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);
             warp_arrive(shared_address(&c.s->strip_full[place]), lanes);
         }
+        if constexpr (Model::STREAM_RUNS > 0)
+            if (step.stream && (at.stream || strips == 0)) {
+                stream<WeightMxfp4, Model>(c, in, !at.stream);
+                if (at.stream) { // nothing is kept in registers beside its inputs
+                    c.leave();
+                    c.wait_posted();
+                    return;
+                }
+            }
         while (chunks.next < at.chunks) chunks.release(c);
         if (Model::DIRECT && step.direct) warp_arrive(shared_address(&c.s->stored[c.number % SLOTS]));
         c.leave();

@@ -33,24 +33,10 @@ static DEVICE uint32_t counter_want(const EngineTables *t, uint64_t tables, Engi
     return round * total[group] + prefix[before * t->groups + group] + (uint32_t)wait.need;
 }
 
-struct Pieces { // where the chunks of a tile come from
-    uint64_t from;
-    uint32_t chunks, chunks_of_strip, strip_bytes, chunk_bytes, bytes;
-    DEVICE void copy(uint32_t chunk, uint64_t &at, uint32_t &size) const {
-        if (chunks_of_strip > 1) {
-            uint32_t strip = chunk / chunks_of_strip, part = chunk % chunks_of_strip * chunk_bytes;
-            at = from + (uint64_t)strip * strip_bytes + part;
-            size = min(chunk_bytes, strip_bytes - part);
-        } else {
-            uint32_t part = chunk * chunk_bytes;
-            at = from + part;
-            size = min(chunk_bytes, bytes - part);
-        }
-    }
-};
-static DEVICE Pieces pieces_of(const EngineStep &step, uint64_t weights, int lo, int hi, uint32_t chunks) {
+static DEVICE Pieces pieces_of(const EngineStep &step, uint64_t weights, int lo, int hi, uint32_t part,
+                               uint32_t chunks) {
     uint32_t strips = (hi - lo + step.strip_outputs - 1) / step.strip_outputs;
-    return {weights + (uint64_t)(step.first_strip + lo / step.strip_outputs) * step.strip_bytes,
+    return {weights + (uint64_t)((step.first_strip + lo / step.strip_outputs) * step.parts + part) * step.strip_bytes,
             chunks,
             step.chunks_of_strip,
             step.strip_bytes,
@@ -63,24 +49,31 @@ template <class Model> struct Loader {
     Shared *s;
     uint32_t pages, phases; // phases: parity of the empty phase that the next use of a page waits for
     uint32_t handed;        // items so far
+    uint32_t streamed;      // strips of a stream since then
     Waiter who;
 
-    // The chunks of a tile, into pages from `page` on, round and round. All lanes.
-    DEVICE void fill_all(const Pieces &from, uint32_t &page) {
+    // Waits until a page may be filled. No more copies are on their way than stream at the memory's rate: whatever else
+    // a worker asks for waits behind them, an expert's first page too.
+    DEVICE void next_page(uint32_t page) {
+        if (Model::PAGES > PAGES_FLYING) { // `phases` has the parity of a page's last copy
+            const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
+            barrier_wait(who, s->full[before], phases >> before & 1);
+        }
+        barrier_wait(who, s->empty[page], phases >> page & 1);
+        phases ^= 1u << page;
+    }
+
+    // The chunks of a tile, into pages from `page` on, round and round; with the first of them the ticket where they
+    // stream. All lanes.
+    DEVICE void fill_all(const Pieces &from, uint32_t &page, bool stream = false) {
         for (uint32_t chunk = 0; chunk < from.chunks; chunk++) {
             uint64_t at;
             uint32_t bytes;
             from.copy(chunk, at, bytes);
-            // No more copies are on their way than stream at the memory's rate: whatever else a worker asks for waits
-            // behind them, an expert's first page too. `phases` has the parity of a page's last copy.
-            if (Model::PAGES > PAGES_FLYING) {
-                const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
-                barrier_wait(who, s->full[before], phases >> before & 1);
-            }
-            barrier_wait(who, s->empty[page], phases >> page & 1);
-            phases ^= 1u << page;
+            next_page(page);
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
+                if (stream && chunk == 0) s->loaded[page] = s->ticket;
                 barrier_expect(full, bytes);
                 fence_bulk_copies();
                 bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy_stream());
@@ -89,13 +82,28 @@ template <class Model> struct Loader {
         }
     }
 
-    // Hands `n` tiles of a pool's step and key to dispatch; key -1: no more.
-    DEVICE void hand(uint32_t which, int key, uint32_t tile, uint32_t n) {
+    // Behind a step's last ticket: the pages of a strip, with nothing in them.
+    DEVICE void end_stream(uint32_t &page) {
+        for (int r = 0; r < Model::STREAM_RUNS; r++) {
+            barrier_wait(who, s->empty[page], phases >> page & 1);
+            phases ^= 1u << page;
+            if (lane_id() == 0) {
+                s->loaded[page].key = -1;
+                barrier_expect(shared_address(&s->full[page]), 0);
+            }
+            if (++page == Model::PAGES) page = 0;
+        }
+        streamed += FINISHERS; // a last ticket for each
+    }
+
+    // Hands `n` tiles of a pool's step and key to dispatch, whose first page is `page`; key -1: no more; `n` 0: all of
+    // a step that streams.
+    DEVICE void hand(uint32_t which, int key, uint32_t tile, uint32_t n, uint32_t page) {
         const uint32_t place = handed++ % ITEM_ROOM, lane = lane_id();
         barrier_wait(who, s->item_free[place], ((handed - 1) / ITEM_ROOM & 1) ^ 1);
         Item &slot = s->items[place];
         if (lane < 8) {
-            const EngineEntry &first = s->templates[which];
+            const EngineEntry &first = s->pool[which].first;
             uint32_t word = reinterpret_cast<const uint32_t *>(&first)[lane];
             const uint32_t width = (uint32_t)(first.hi - first.lo);
             if (lane == 1) word += tile * width;                            // lo
@@ -104,10 +112,51 @@ template <class Model> struct Loader {
             reinterpret_cast<uint32_t *>(&slot.entry)[lane] = word;
         }
         if (lane == 8) {
-            slot.key = key, slot.tiles = n;
+            slot.key = key, slot.tiles = n, slot.page = page, slot.streamed = streamed;
             slot.expert = s->key_expert[max(key, 0)], slot.chosen_by = s->key_rows[max(key, 0)];
         }
+        streamed = 0;
         warp_arrive(shared_address(&s->item_full[place]));
+    }
+
+    // What was routed: the experts of the keys and the rows that chose them. Returns how many keys there are.
+    DEVICE uint32_t take_routes() {
+        using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+        const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
+        const uint32_t active = __ldcg(&routes->active);
+        static_assert(Model::KEYS <= POOL_KEYS, "keys of a pool");
+#pragma unroll
+        for (int i = 0; i < POOL_KEYS / 32; i++) {
+            const uint32_t key = lane_id() + 32 * i;
+            if (key >= Model::KEYS) continue;
+            s->key_expert[key] = __ldcg(&routes->expert[key]), s->key_rows[key] = __ldcg(&routes->chosen_by[key]);
+        }
+        if (lane_id() == 0) s->active = active;
+        __syncwarp();
+        return active;
+    }
+
+    // A tile's part of each active expert, SUM_KEYS of them a page: `from` is that of expert 0.
+    DEVICE void fill_experts(const Pieces &from, uint32_t item_bytes, uint32_t &page) {
+        if constexpr (!Model::RESIDENT) { // the kernels before have routed
+            grid_wait();
+            take_routes();
+        }
+        for (uint32_t chunk = 0; chunk < from.chunks; chunk++) {
+            const uint32_t first = chunk * Model::SUM_KEYS, lane = lane_id(),
+                           keys = s->active > first ? min(s->active - first, (uint32_t)Model::SUM_KEYS) : 0;
+            next_page(page);
+            const uint32_t full = shared_address(&s->full[page]);
+            if (lane == 0) barrier_expect(full, keys * from.bytes);
+            __syncwarp();
+            if (lane < keys) {
+                fence_bulk_copies();
+                bulk_copy(pages + page * Model::PAGE_BYTES + lane * from.bytes,
+                          from.from + (uint64_t)s->key_expert[first + lane] * item_bytes, from.bytes, full,
+                          policy_stream());
+            }
+            if (++page == Model::PAGES) page = 0;
+        }
     }
 
     // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a
@@ -115,24 +164,21 @@ template <class Model> struct Loader {
     // the key's own a worker takes a run of them, so that it reads few keys' inputs.
     DEVICE void pool(const EngineTables *t, const EngineEntry &entry, uint32_t round, uint32_t instance,
                      const Gate &gate) {
-        using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const EnginePool &pool = pointer<const EnginePool>(p->tables + t->pool_at)[entry.pool];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
         const uint32_t lane = lane_id(), items = pool.items, participants = pool.participants;
-        Pieces pieces = {};
-        uint32_t item_bytes = 0, tiles = 1;
-        uint32_t merged = 1; // tiles that may be one task: where they are whole chunks
-        bool claimed = false, halted = false;
         if (lane < items) {
             const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[pool.item + lane];
             const EngineStep &step = Model::step(it.step);
-            s->templates[lane] = it;
-            pieces = pieces_of(step, layer.weight[step.slot], it.lo, it.hi, it.chunks);
-            item_bytes = step.item_bytes, tiles = it.pool;
-            claimed = pool.dynamic && !step.in_item;
+            PoolStep &of = s->pool[lane];
+            of.first = it;
+            const Pieces pieces = pieces_of(step, layer.weight[step.slot], it.lo, it.hi, 0, it.chunks);
+            of.pieces = pieces, of.item_bytes = step.item_bytes;
             const bool whole = step.chunks_of_strip > 1 || pieces.bytes % step.chunk_bytes == 0;
-            if (pool.dynamic && whole && it.signal_count <= SLOT_SIGNALS) merged = POOL_MERGED;
-            halted = gate.halted(instance, it.body_step);
+            of.claimed = pool.dynamic && !step.in_item;
+            of.halted = gate.halted(instance, it.body_step);
+            of.streams = Model::STREAM_RUNS > 0 && step.stream && !of.halted && it.signal_count <= SLOT_SIGNALS;
+            of.merged = !pool.dynamic || !whole || it.signal_count > SLOT_SIGNALS ? 1 : of.streams ? 2 : POOL_MERGED;
         }
         who.at(instance, entry.body_step, 0, 0);
         if constexpr (!Model::RESIDENT)
@@ -149,53 +195,48 @@ template <class Model> struct Loader {
                     watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
         }
         __syncwarp();
-        const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
-        const uint32_t active = __ldcg(&routes->active);
-        static_assert(Model::KEYS <= POOL_KEYS, "keys of a pool");
-#pragma unroll
-        for (int i = 0; i < POOL_KEYS / 32; i++) {
-            const uint32_t key = lane + 32 * i;
-            if (key >= Model::KEYS) continue;
-            s->key_expert[key] = __ldcg(&routes->expert[key]), s->key_rows[key] = __ldcg(&routes->chosen_by[key]);
-        }
-        __syncwarp();
+        const uint32_t active = take_routes();
         uint32_t page = 0;
         for (uint32_t which = 0; which < items; which++) {
-            const bool one_by_one = __shfl_sync(~0u, claimed, which);
-            const uint32_t most = __shfl_sync(~0u, merged, which), total = __shfl_sync(~0u, tiles, which) * active,
-                           end = one_by_one ? total : (entry.part + 1) * total / participants;
-            uint32_t item = one_by_one ? entry.part : entry.part * total / participants, size = one_by_one ? 1 : most;
+            const PoolStep &of = s->pool[which];
+            const uint32_t tiles = of.first.pool, total = tiles * active;
+            const bool one_by_one = of.claimed, stream = Model::STREAM_RUNS > 0 && of.streams;
+            const uint32_t end = one_by_one ? total : (entry.part + 1) * total / participants;
+            uint32_t item = one_by_one ? entry.part : entry.part * total / participants,
+                     size = one_by_one ? 1 : of.merged;
+            if (stream) hand(which, 0, 0, 0, page);
             while (item < end) {
                 // Claimed one ahead; several tiles at a time while many are left, since a task costs as much again as
                 // it multiplies.
                 uint32_t next = 0;
                 const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1
-                                           : item + 8 * participants >= total             ? min(most, 2u)
-                                                                                          : most;
+                                           : item + 8 * participants >= total             ? min(of.merged, 2u)
+                                                                                          : of.merged;
                 if (one_by_one && lane == 0)
                     next = participants +
                            add_relaxed(pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool),
                                        next_size);
                 for (uint32_t until = min(item + size, end); item < until;) {
-                    const uint32_t of = __shfl_sync(~0u, tiles, which), key = item / of, tile = item % of,
-                                   n = min(until - item, of - tile);
-                    hand(which, key, tile, n);
-                    const Pieces from = {__shfl_sync(~0u, pieces.from, which) +
-                                             (uint64_t)s->key_expert[key] * __shfl_sync(~0u, item_bytes, which) +
-                                             tile * __shfl_sync(~0u, pieces.bytes, which),
-                                         __shfl_sync(~0u, pieces.chunks, which) * n,
-                                         __shfl_sync(~0u, pieces.chunks_of_strip, which),
-                                         __shfl_sync(~0u, pieces.strip_bytes, which),
-                                         __shfl_sync(~0u, pieces.chunk_bytes, which),
-                                         __shfl_sync(~0u, pieces.bytes, which) * n};
-                    if (!__shfl_sync(~0u, halted, which)) fill_all(from, page);
+                    const uint32_t key = item / tiles, tile = item % tiles,
+                                   n = stream ? 1 : min(until - item, tiles - tile);
+                    if (!stream)
+                        hand(which, key, tile, n, page);
+                    else if (lane == 0)
+                        s->ticket = {(int)key, of.first.lo + (int)tile * (of.first.hi - of.first.lo), s->key_rows[key],
+                                     0};
+                    Pieces from = of.pieces;
+                    from.from += (uint64_t)s->key_expert[key] * of.item_bytes + tile * from.bytes;
+                    from.chunks *= n, from.bytes *= n;
+                    if (!of.halted) fill_all(from, page, stream);
+                    streamed += stream;
                     item += n;
                 }
                 if (one_by_one) item = __shfl_sync(~0u, next, 0);
                 size = next_size;
             }
+            if (stream) end_stream(page);
         }
-        hand(0, -1, 0, 1);
+        hand(0, -1, 0, 1, 0);
         if (Model::RESIDENT && lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);
         __syncwarp();
     }
@@ -203,7 +244,7 @@ template <class Model> struct Loader {
     // What the load queue has for one instance.
     DEVICE void run_instance(const EngineTables *t, uint32_t round, uint32_t instance, const Gate &gate) {
         const EngineInstance in = s->instances[instance];
-        const EngineQueue queue = s->queues[in.body * ROLES + ROLE_LOAD];
+        const EngineQueue &queue = s->queues[in.body * ROLES + ROLE_LOAD];
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[in.table];
         for (uint32_t base = 0; base < queue.count; base += 32) { // a lane an entry, then one after the other
             EngineEntry entry = {};
@@ -213,7 +254,7 @@ template <class Model> struct Loader {
                 entry = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + lane_id()];
                 if (entry.kind == ENGINE_LOAD) {
                     const EngineStep &step = Model::step(entry.step);
-                    pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi,
+                    pieces = pieces_of(step, layer.weight[step.slot], entry.lo, entry.hi, entry.part,
                                        gate.halted(instance, entry.body_step) ? 0 : entry.chunks);
                 }
             }
@@ -236,6 +277,13 @@ template <class Model> struct Loader {
                 who.at(instance, __shfl_sync(~0u, (uint32_t)entry.body_step, i), __shfl_sync(~0u, entry.lo, i),
                        __shfl_sync(~0u, entry.hi, i));
                 uint32_t page = __shfl_sync(~0u, (uint32_t)entry.page, i);
+                if constexpr (Model::SUM_STRIPS > 0) {
+                    const EngineStep &step = Model::step(__shfl_sync(~0u, (uint32_t)entry.step, i));
+                    if (step.op == RUN_SUM_EXPERTS) {
+                        fill_experts(from, step.item_bytes, page);
+                        continue;
+                    }
+                }
                 fill_all(from, page);
             }
         }

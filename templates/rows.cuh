@@ -108,9 +108,9 @@ static DEVICE Best best_of_all(Compute &c, Best b) {
     Best *room = reinterpret_cast<Best *>(c.s->partial);
     b = best_of_warp(b);
     if (lane_id() == 0) room[c.warp] = b;
-    c.group.sync(c.who, *c.s);
+    c.meet();
     for (int i = 0; i < COMPUTE_WARPS; i++) better(b, room[i]);
-    c.group.sync(c.who, *c.s);
+    c.meet();
     return b;
 }
 
@@ -170,10 +170,10 @@ template <class Model> struct Draw {
         uint64_t *room = reinterpret_cast<uint64_t *>(c.s->partial);
         for (int step = 16; step; step /= 2) v += __shfl_xor_sync(~0u, v, step);
         if (lane_id() == 0) room[c.warp] = v;
-        c.group.sync(c.who, *c.s);
+        c.meet();
         v = 0;
         for (int i = 0; i < COMPUTE_WARPS; i++) v += room[i];
-        c.group.sync(c.who, *c.s);
+        c.meet();
         return v;
     }
     // Of the places at or above `place`: how many, or their weights.

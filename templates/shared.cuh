@@ -16,8 +16,8 @@ enum {
     SLOTS = 4,
     STRIP_SLOTS = 4,  // a multiple of FINISHERS: then a place belongs to one of them
     NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
-    MAX_PAGES = 32,
-    PAGES_FLYING = 4, // a worker's copies on their way, at most
+    MAX_PAGES = MOST_PAGES,
+    PAGES_FLYING = 2, // a worker's copies on their way, at most
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
@@ -38,6 +38,8 @@ struct Instruction {
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, chunks;              // pages are taken round and round
     uint32_t strips, first_strip;       // of packed weights; those before it, of all tasks that have finishers
+    uint32_t stream;                    // its tiles come as tickets, each with the first page of its weights
+    uint32_t in, first_input;           // where a linear op's inputs lie in the slab; the first of a part of them
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
     int start, rows;                    // of the round
@@ -76,8 +78,40 @@ struct Gate { // of a round
 // A pool's item on its way from the loader to dispatch.
 struct Item {
     EngineEntry entry;
-    int key; // -1: no more
-    uint32_t expert, chosen_by, tiles;
+    int key;                                 // -1: no more
+    uint32_t expert, chosen_by, page, tiles; // tiles: 0 where they come as tickets
+    uint32_t streamed;                       // strips that finishers got in a stream since the item before
+};
+
+// A tile of a step that streams: with the first page of its weights from the loader to the compute warps, with its sums
+// from these to a finisher.
+struct alignas(16) Ticket {
+    int key, lo; // key -1: no more
+    uint32_t rows_of_key, pad;
+};
+
+struct Pieces { // where the chunks of a tile come from
+    uint64_t from;
+    uint32_t chunks, chunks_of_strip, strip_bytes, chunk_bytes, bytes;
+    DEVICE void copy(uint32_t chunk, uint64_t &at, uint32_t &size) const {
+        if (chunks_of_strip > 1) {
+            uint32_t strip = chunk / chunks_of_strip, part = chunk % chunks_of_strip * chunk_bytes;
+            at = from + (uint64_t)strip * strip_bytes + part;
+            size = min(chunk_bytes, strip_bytes - part);
+        } else {
+            uint32_t part = chunk * chunk_bytes;
+            at = from + part;
+            size = min(chunk_bytes, bytes - part);
+        }
+    }
+};
+// What the loader knows of a step of a pool.
+struct PoolStep {
+    EngineEntry first;   // its first tile; `pool`: how many there are of a key
+    Pieces pieces;       // of that tile and expert 0
+    uint32_t item_bytes; // of an expert
+    uint32_t merged;     // tiles that may be one task: where they are whole chunks
+    bool claimed, halted, streams;
 };
 
 struct Shared {
@@ -92,11 +126,13 @@ struct Shared {
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2];                                       // of rounds by their parity, from dispatch to the loader
-    Item items[ITEM_ROOM];                               // from the loader to dispatch
-    EngineEntry templates[POOL_STEPS];                   // the loader's, of the pool at hand
-    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise
-    uint32_t finished[SLOTS];
+    Gate gates[2];                                         // of rounds by their parity, from dispatch to the loader
+    Item items[ITEM_ROOM];                                 // from the loader to dispatch
+    PoolStep pool[POOL_STEPS];                             // the loader's, of the pool at hand
+    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS];   // likewise: the routing
+    Ticket ticket, loaded[MAX_PAGES], summed[STRIP_SLOTS]; // the loader's next; by page; by the place of the sums
+    uint32_t finished[SLOTS], direct[SLOTS];               // finishers done with a task; direct tasks of a place so far
+    uint32_t active;                                       // keys of the routing
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
@@ -221,7 +257,7 @@ DEVICE void barriers_init(Shared &s, int thread) {
     if (thread < SLOTS) {
         init(s.posted[thread], WARP), init(s.ready[thread], WARP);
         init(s.freed[thread], COMPUTE + FINISHERS * WARP), init(s.stored[thread], COMPUTE);
-        s.finished[thread] = 0;
+        s.finished[thread] = s.direct[thread] = 0;
     }
     if (thread < STRIP_SLOTS) init(s.strip_full[thread], COMPUTE), init(s.strip_free[thread], WARP);
     if (thread < 2) init(s.gate_full[thread], WARP), init(s.gate_free[thread], WARP);
@@ -230,24 +266,22 @@ DEVICE void barriers_init(Shared &s, int thread) {
     if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// The eight compute warps meet; everything written before is seen after.
-struct Group {
-    uint32_t parity;
-    DEVICE void sync(const Waiter &w, Shared &s) {
-        warp_arrive(shared_address(&s.group));
-        barrier_wait(w, s.group, parity);
-        parity ^= 1;
-    }
-};
-
 // A task's beginning and end, for the trace.
 DEVICE void trace_begin(const EngineParams &p, uint32_t number) {
     if (p.trace && lane_id() == 0)
-        pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].begun = nanoseconds();
+        pointer<EngineTrace>(p.trace)[worker_id() * p.trace_room + number % p.trace_room].begun = nanoseconds();
 }
 DEVICE void trace_end(const EngineParams &p, uint32_t number) {
     if (p.trace && lane_id() == 0)
-        pointer<EngineTrace>(p.trace)[blockIdx.x * p.trace_room + number % p.trace_room].ended = nanoseconds();
+        pointer<EngineTrace>(p.trace)[worker_id() * p.trace_room + number % p.trace_room].ended = nanoseconds();
+}
+
+// Of a tile that streams: it has few signals, to this rank, one for all of its rows.
+DEVICE void signal_item(const EngineParams &p, const Shared &s, const Instruction &at, int key) {
+    if (lane_id() >= at.signal_count) return;
+    const EngineSignal signal = at.signals[lane_id()];
+    const uint32_t group = (signal.group & GROUP_MASK) + (signal.group & GROUP_KEY ? key : 0);
+    add_release(pointer<uint32_t>(p.slab + s.tables.counter_at) + group * COUNTER_STRIDE, signal.amount);
 }
 
 // The signals of a task, by one warp, after all of the task's writes are ordered before this call. `rows`: of the key.

@@ -17,6 +17,7 @@ enum Op {
     RUN_JOIN, // merge
     RUN_ROUTE_ROWS,
     RUN_COMBINE_ROWS,
+    RUN_SUM_EXPERTS,
     RUN_SUM_RANKS, // reduce
     RUN_PUSH_TILE,
     RUN_CHOOSE, // draft_pick and sample
@@ -26,14 +27,19 @@ enum Op {
 // What a warp holds of its inputs in registers at most: quarters of blocks in float (8 warps x 4 x 32 = 1024 inputs),
 // blocks in bf16 (8 x 6 x 128 = 6144 inputs).
 enum { MOST_HELD_QUARTERS = 4, MOST_HELD_BLOCKS = 6 };
+// Pages of a worker at most: a parity bit each in a word that has another.
+enum { MOST_PAGES = 31 };
+// experts_sum: blocks of an expert's inputs at most, and bytes of its outputs, before they are summed.
+enum { MOST_SUM_BLOCKS = 2, SUM_ROOM = 16384 };
 enum Finish {
     FINISH_STORE,       // as activations are kept
     FINISH_STORE_INPUT, // the same, as inputs of a matrix lie
     FINISH_RESIDUAL,    // added to what is there, bf16, and into the drafter's tap
     FINISH_F32,         // float: scores
-    FINISH_PUSH,        // float: partial sums, into this rank's slab of every rank's inbox
-    FINISH_SWIGLU,      // gate in rows 0-7, up in rows 8-15
-    FINISH_EXPERT_UP,   // the same for the rows that chose the expert
+    FINISH_SCORES,    // float, of a part of the inputs, and the sum of the rows' squares; the norm's factor comes later
+    FINISH_PUSH,      // float: partial sums, into this rank's slab of every rank's inbox
+    FINISH_SWIGLU,    // gate in rows 0-7, up in rows 8-15
+    FINISH_EXPERT_UP, // the same for the rows that chose the expert
     FINISH_EXPERT_DOWN, // float, for the rows that chose the expert
     FINISH_LOGITS,      // float, and the best token of each strip
     FINISH_BEST,        // the best token of each strip
@@ -53,9 +59,11 @@ typedef struct EngineStep {
     // Where every warp has whole runs, and as many: from one of its runs to the next, chunks and bytes within a chunk;
     // and the chunk of its first one, four bits a warp.
     uint32_t regular, run_chunks, run_bytes, first_chunks;
+    uint32_t stream; // a pool's tiles go through as they come, without an instruction each: linear.cuh
     uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
     uint32_t slot, norm_slot;                // SLOT_COUNT: none
     uint32_t item_bytes;                     // an expert's share of its slot
+    uint32_t parts;                          // of a strip's inputs: `k`, `blocks` and `strip_bytes` are of one
     uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
     uint32_t in_item;                        // a key's share of the inputs
     uint32_t out, out_row, out_item;         // out_item: of a key, or of a rank's slab of an inbox

@@ -68,26 +68,38 @@ struct WeightMxfp4 {
         r[2] = bf16_mul2(((q << 6) & 0x01C001C0u) | ((q << 1) & 0x80008000u), scale);
         r[3] = bf16_mul2(((q >> 3) & 0x01C001C0u) | ((q << 2) & 0x80008000u), scale);
     }
+    // A unit's codes and scales, of the lane's two rows: a word a quarter.
+    template <int UNIT> struct Codes {
+        uint32_t top[UNIT], bottom[UNIT], scales;
+        DEVICE void load(uint32_t at, uint32_t first) {
+            const uint32_t lane = lane_id();
+            scales = shared_half(at + 1024 + lane * 2);
+            at += lane * 16;
+            if constexpr (UNIT == 4) {
+                const Quad a = shared_quad(at), b = shared_quad(at + 512);
+                top[0] = a.x, top[1] = a.y, top[2] = a.z, top[3] = a.w;
+                bottom[0] = b.x, bottom[1] = b.y, bottom[2] = b.z, bottom[3] = b.w;
+            } else
+                top[0] = shared_word(at + first * 4), bottom[0] = shared_word(at + 512 + first * 4);
+        }
+    };
     template <bool WIDE, int UNIT>
-    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        const uint32_t lane = lane_id(), scales = shared_half(at + 1024 + lane * 2);
-        const uint32_t top = (scales & 0xFF) * 0x00800080u, bottom = (scales >> 8) * 0x00800080u;
-        at += lane * 16;
-        uint32_t q[4], q8[4]; // a word a quarter
-        if (UNIT == 4) {
-            const Quad a = shared_quad(at), b = shared_quad(at + 512);
-            q[0] = a.x, q[1] = a.y, q[2] = a.z, q[3] = a.w;
-            q8[0] = b.x, q8[1] = b.y, q8[2] = b.z, q8[3] = b.w;
-        } else
-            q[0] = shared_word(at + first * 4), q8[0] = shared_word(at + 512 + first * 4);
+    static DEVICE void multiply(float (&sum)[2][4], const Codes<UNIT> &codes, const Inputs<WIDE> (&x)[UNIT]) {
+        const uint32_t top = (codes.scales & 0xFF) * 0x00800080u, bottom = (codes.scales >> 8) * 0x00800080u;
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
             uint32_t a[4], b[4];
-            widen(q[u], top, a);
-            widen(q8[u], bottom, b);
+            widen(codes.top[u], top, a);
+            widen(codes.bottom[u], bottom, b);
             product<WIDE>(sum[0], sum[1], a[0], b[0], a[1], b[1], x[u], 0);
             product<WIDE>(sum[1], sum[0], a[2], b[2], a[3], b[3], x[u], 2);
         }
+    }
+    template <bool WIDE, int UNIT>
+    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
+        Codes<UNIT> codes;
+        codes.load(at, first);
+        multiply<WIDE, UNIT>(sum, codes, x);
     }
 };
 

@@ -266,11 +266,21 @@ static void look_tiles(Ctx *ctx, const Build *build) {
             const Sku *sku = &build->skus[k];
             Sched *sched = sched_read(ctx, source, m, sku, tp, NULL, 0, false);
             CHECK(sched, "%s at %d", sku->name, tp);
-            const Outputs want[] = {{OP_QKV, 27136 / tp},       {OP_O_PROJ, 6144},           {OP_HEAD, 152576 / tp},
-                                    {OP_MLP_UP, 16384 / tp},    {OP_MLP_DOWN, 6144},         {OP_ROUTER, 384},
-                                    {OP_EXPERTS_UP, 2048 / tp}, {OP_EXPERTS_DOWN, 6144},     {OP_COMBINE, 6144},
-                                    {OP_DRAFT_QKV, 18432 / tp}, {OP_DRAFT_O, 6144},          {OP_DRAFT_UP, 16384 / tp},
-                                    {OP_DRAFT_DOWN, 6144},      {OP_DRAFT_HEAD, 152576 / tp}};
+            bool host = strcmp(sku->arch, "host") == 0, sum = !host && 2048 / tp <= 256; // short down projections
+            const Outputs want[] = {{OP_QKV, 27136 / tp},
+                                    {OP_O_PROJ, 6144},
+                                    {OP_HEAD, 152576 / tp},
+                                    {OP_MLP_UP, 16384 / tp},
+                                    {OP_MLP_DOWN, 6144},
+                                    {OP_ROUTER, 384},
+                                    {OP_EXPERTS_UP, 2048 / tp},
+                                    {sum ? OP_EXPERTS_SUM : OP_EXPERTS_DOWN, 6144},
+                                    {sum ? OP_EXPERTS_SUM : OP_COMBINE, 6144},
+                                    {OP_DRAFT_QKV, 18432 / tp},
+                                    {OP_DRAFT_O, 6144},
+                                    {OP_DRAFT_UP, 16384 / tp},
+                                    {OP_DRAFT_DOWN, 6144},
+                                    {OP_DRAFT_HEAD, 152576 / tp}};
             for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
                 const SchedStep *step = NULL;
                 for (size_t s = 0; s < sched->step_count; s++)
@@ -280,14 +290,13 @@ static void look_tiles(Ctx *ctx, const Build *build) {
                       sku->name, tp, step->tile, want[i].outputs);
                 CHECK(step->tile % 8 == 0, "%s: %d", op_name(want[i].op), step->tile);
                 if (want[i].op == OP_EXPERTS_UP)
-                    CHECK(step->claim == CLAIM_DYNAMIC && step->per == PER_EXPERT);
+                    CHECK(step->claim == CLAIM_DYNAMIC && step->per == (sum ? PER_ALL : PER_EXPERT));
                 else if (want[i].op == OP_EXPERTS_DOWN)
                     CHECK(step->claim == CLAIM_DYNAMIC);
                 else if (want[i].op != OP_ROUTER) // at least half of the workers have something to do
                     CHECK(2 * want[i].outputs / step->tile >= sku->workers, "%s on %s at %d: %d tiles",
                           op_name(want[i].op), sku->name, tp, want[i].outputs / step->tile);
             }
-            bool host = strcmp(sku->arch, "host") == 0;
             CHECK(sched->roles[ROLE_LOAD].used == !host && (sched->page_count == 0) == host);
             CHECK((int64_t)sched->page_bytes * sched->page_count <= sku_page_memory(sku));
             CHECK(host || (int64_t)sched->page_bytes * (sched->page_count + 1) > sku_page_memory(sku)); // all that fit

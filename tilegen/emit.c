@@ -25,8 +25,8 @@ static bool routed_before(const Prog *prog) {
             for (int i = 0; i < queue->count; i++) {
                 const Entry *entry = &queue->entries[i];
                 took_part |= entry->kind == ENTRY_POOL;
-                if (entry->kind == ENTRY_TASK && body->steps[entry->task.step].op == OP_COMBINE && !took_part)
-                    return false;
+                OpId op = entry->kind == ENTRY_TASK ? body->steps[entry->task.step].op : OP_COUNT;
+                if ((op == OP_COMBINE || op == OP_EXPERTS_SUM) && !took_part) return false;
             }
         }
     }
@@ -43,7 +43,8 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
     bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false, regular = true;
-    uint32_t run = (uint32_t)geometry_run(c->plan), held = run, most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
+    uint32_t run = (uint32_t)geometry_run(c->plan), held = run, stream = 0,
+             most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
         if (s->op > RUN_LINEAR_F32) continue;
@@ -51,8 +52,13 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
         direct |= s->direct;
         ragged |= s->k % BLOCK_K != 0;
         regular &= s->regular;
+        if (s->stream) stream = s->warp_runs;
         if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
+    // experts_sum: its strips a task, blocks a strip, experts a page.
+    const EngineStep *sum = NULL;
+    for (int i = 0; i < steps->count; i++)
+        if (steps->at[i].op == RUN_SUM_EXPERTS) sum = &steps->at[i];
     text_printf(t, "struct Model {\n");
     flag(t, "RESIDENT", resident); // the engine; else a node of a graph
     number(t, "HIDDEN", m->hidden);
@@ -65,12 +71,21 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "EXPERTS", e->count);
     number(t, "TOP_K", e->count ? e->top_k : 1);
     number(t, "KEYS", e->count ? c->plan->shape.keys : 1);
+    number(t, "ROUTER_PARTS", e->count ? c->plan->ops[OP_ROUTER].split : 1);
     flag(t, "WIDE", wide);
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
     flag(t, "RAGGED", ragged);
     flag(t, "REGULAR", regular);
     flag(t, "ROUTED", resident && e->count > 0 && routed_before(prog));
+    static const char *const weights[DTYPE_COUNT] = {[DTYPE_BF16] = "WeightBf16",
+                                                     [DTYPE_FP8] = "WeightFp8",
+                                                     [DTYPE_MXFP4] = "WeightMxfp4",
+                                                     [DTYPE_F32] = "WeightF32"};
+    number(t, "SUM_STRIPS", sum ? sum->chunk_bytes / sum->strip_bytes : 0);
+    number(t, "SUM_BLOCKS", sum ? sum->blocks : 0);
+    number(t, "SUM_KEYS", sum ? sum->strips_of_chunk : 0);
+    text_printf(t, "    using SumWeight = %s;\n", weights[m->experts_dtype]);
     flag(t, "SIGMOID", e->score == SCORE_SIGMOID);
     flag(t, "RENORMALISE", e->renormalise);
     text_printf(t, "    static constexpr float EXPERT_SCALE = %s;\n", real(ctx, (float)e->scale));
@@ -84,6 +99,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     for (int i = 0; i < 4; i++) flag(t, names[i], uses[i]);
     number(t, "HELD_UNITS", held < most ? held : most);
     number(t, "RUN", run);
+    number(t, "STREAM_RUNS", stream); // a warp's runs of a strip that streams; 0: none does
     number(t, "LOAD_REGISTERS", prog->roles[ROLE_LOAD].registers);
     number(t, "COMPUTE_REGISTERS", prog->roles[ROLE_COMPUTE].registers);
     number(t, "CONTROL_REGISTERS", prog->roles[ROLE_CONTROL].registers);

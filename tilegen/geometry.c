@@ -29,8 +29,9 @@ static bool inputs(const Plan *plan, OpId op, LayerAttention kind, Dtype *dtype,
     case OP_HEAD: *dtype = m->head_dtype; break;
     case OP_QKV: *dtype = m->qkv_dtype; break;
     case OP_O_PROJ: *dtype = m->o_dtype, *k = s->o_cols[kind]; break;
-    case OP_ROUTER: *dtype = m->router_dtype; break;
+    case OP_ROUTER: *dtype = m->router_dtype, *k = m->hidden / plan->ops[OP_ROUTER].split; break;
     case OP_EXPERTS_UP: *dtype = m->experts_dtype; break;
+    case OP_EXPERTS_SUM:
     case OP_EXPERTS_DOWN: *dtype = m->experts_dtype, *k = s->expert_inner; break;
     case OP_MLP_UP: *dtype = m->dense_dtype; break;
     case OP_MLP_DOWN: *dtype = m->dense_dtype, *k = s->dense_inner; break;
@@ -62,7 +63,7 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
     if (fit < 1) fit = 1;
     g.run = g.warp_units < geometry_run(plan) ? g.warp_units : geometry_run(plan);
     int whole = g.unit == 1 ? 1 : g.run; // chunks are made of runs
-    if (fit < whole) fit = whole;                                // steps.c says that the page is too small
+    if (fit < whole) fit = whole;        // steps.c says that the page is too small
     g.chunk_blocks = g.blocks <= fit ? g.blocks : fit / whole * whole;
     g.chunks_of_strip = (g.blocks + g.chunk_blocks - 1) / g.chunk_blocks;
     int even = (g.blocks + g.chunks_of_strip - 1) / g.chunks_of_strip; // chunks of about one size
@@ -79,6 +80,11 @@ int geometry_chunks(const Geometry *g, int outputs) {
     int strips = geometry_strips(g, outputs);
     return g->chunks_of_strip > 1 ? strips * g->chunks_of_strip
                                   : (strips + g->strips_of_chunk - 1) / g->strips_of_chunk;
+}
+
+int geometry_keys(const Plan *plan, const Geometry *g) {
+    int bytes = geometry_strips(g, plan->ops[OP_EXPERTS_SUM].tile) * g->blocks * g->block_bytes;
+    return bytes < plan->sched->page_bytes ? plan->sched->page_bytes / bytes : 1;
 }
 
 int geometry_own_bytes(const Attention *attention, bool wide, int heads) {

@@ -30,6 +30,8 @@ enum { GEOMETRY_OWN_ROOM = 32768 };
 // Pages that a task of `outputs` outputs goes through.
 int geometry_chunks(const Geometry *g, int outputs);
 int geometry_strips(const Geometry *g, int outputs);
+// Experts whose part of an experts_sum task fits into a page; at least 1.
+int geometry_keys(const Plan *plan, const Geometry *g);
 // Bytes of a packed block of 16 rows x 128 inputs.
 int pack_block_bytes(Dtype dtype);
 #endif

@@ -93,10 +93,14 @@ static void declare_all(Lower *l) {
         declare_inbox(l, BUF_IM);
     }
     if (model->experts.count) {
-        declare(l, BUF_SCORES, DTYPE_F32, 2, rows, model->experts.count, 0, 0, false);
+        int parts = plan->ops[OP_ROUTER].split, scores = model->experts.count;
+        if (parts > 1)
+            declare(l, BUF_SCORES_PART, DTYPE_F32, 3, parts, rows, scores + 1, 0, false);
+        else
+            declare(l, BUF_SCORES, DTYPE_F32, 2, rows, scores, 0, 0, false);
         declare(l, BUF_ROUTES, DTYPE_I32, 1, 1, 0, 0, 0, false);
         declare(l, BUF_EACT, act, 3, shape->keys, rows, shape->expert_inner, 0, false);
-        declare(l, BUF_EY, DTYPE_F32, 3, shape->keys, rows, hidden, 0, false);
+        if (plan->ops[OP_EXPERTS_DOWN].used) declare(l, BUF_EY, DTYPE_F32, 3, shape->keys, rows, hidden, 0, false);
     }
     if (model->dense_inner) declare(l, BUF_ACT, act, 2, rows, shape->dense_inner, 0, 0, false);
     declare(l, BUF_LOGITS, DTYPE_F32, 3, ranks, rows, shape->vocab, 0, false);
@@ -382,12 +386,32 @@ static void single(Lower *l, OpId op, BufferId in, Region out) {
     task_add(l, 0, 1, 0, &d);
 }
 
+// A part of the inputs a task. Of a tile's first the sum of the rows' squares is one output more.
+static void router_parts(Lower *l, int parts) {
+    int count = l->model->experts.count, tile = l->plan->ops[OP_ROUTER].tile;
+    step_new(l, OP_ROUTER);
+    covers(l, all_of(l, BUF_SCORES_PART));
+    for (int lo = 0; lo < count; lo += tile)
+        for (int part = 0; part < parts; part++) {
+            Draft d = {0};
+            reads(l, &d, all_of(l, BUF_STATE));
+            reads(l, &d, all_of(l, BUF_X));
+            writes(l, &d, slab(l, BUF_SCORES_PART, range(part, part + 1), lo, lo + tile));
+            if (lo == 0) writes(l, &d, slab(l, BUF_SCORES_PART, range(part, part + 1), count, count + 1));
+            task_add(l, lo, lo + tile, part, &d);
+        }
+}
+
 static void expert_steps(Lower *l, bool tap) {
     const Plan *plan = l->plan;
     const Shape *shape = &plan->shape;
     int hidden = l->model->hidden, inner = shape->expert_inner;
-    COLUMN_STEP(l, OP_ROUTER, l->model->experts.count, BUF_SCORES, BUF_X);
-    single(l, OP_ROUTE, BUF_SCORES, all_of(l, BUF_ROUTES));
+    int parts = plan->ops[OP_ROUTER].split;
+    if (parts > 1)
+        router_parts(l, parts);
+    else
+        COLUMN_STEP(l, OP_ROUTER, l->model->experts.count, BUF_SCORES, BUF_X);
+    single(l, OP_ROUTE, parts > 1 ? BUF_SCORES_PART : BUF_SCORES, all_of(l, BUF_ROUTES));
     Pool pool = {.name = "experts",
                  .keys = shape->keys,
                  .top = l->model->experts.top_k,
@@ -405,31 +429,34 @@ static void expert_steps(Lower *l, bool tap) {
         writes(l, &d, slab(l, BUF_EACT, KEY, lo, lo + tile));
         LIST_ADD(l->ctx->arena, &items, task_of(l, lo, lo + tile, 0, &d));
     }
-    step_new(l, OP_EXPERTS_DOWN);
-    covers(l, slab(l, BUF_EY, KEY, 0, hidden));
-    tile = plan->ops[OP_EXPERTS_DOWN].tile;
-    for (int lo = 0; lo < hidden; lo += tile) {
-        Draft d = {0};
-        reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, slab(l, BUF_EACT, KEY, 0, inner));
-        reads(l, &d, all_of(l, BUF_ROUTES));
-        writes(l, &d, slab(l, BUF_EY, KEY, lo, lo + tile));
-        LIST_ADD(l->ctx->arena, &items, task_of(l, lo, lo + tile, 0, &d));
+    bool one = plan->ranks == 1, sum = plan->ops[OP_EXPERTS_SUM].used;
+    if (!sum) {
+        step_new(l, OP_EXPERTS_DOWN);
+        covers(l, slab(l, BUF_EY, KEY, 0, hidden));
+        tile = plan->ops[OP_EXPERTS_DOWN].tile;
+        for (int lo = 0; lo < hidden; lo += tile) {
+            Draft d = {0};
+            reads(l, &d, all_of(l, BUF_STATE));
+            reads(l, &d, slab(l, BUF_EACT, KEY, 0, inner));
+            reads(l, &d, all_of(l, BUF_ROUTES));
+            writes(l, &d, slab(l, BUF_EY, KEY, lo, lo + tile));
+            LIST_ADD(l->ctx->arena, &items, task_of(l, lo, lo + tile, 0, &d));
+        }
     }
     pool.items = items.at;
     pool.item_count = (int)items.count;
     LIST_ADD(l->ctx->arena, &l->pools, pool);
     LIST_ADD(l->ctx->arena, &l->entries, (Entry){.kind = ENTRY_POOL, .pool = (int)l->pools.count - 1});
 
-    bool one = plan->ranks == 1;
-    step_new(l, OP_COMBINE);
+    OpId last = sum ? OP_EXPERTS_SUM : OP_COMBINE;
+    step_new(l, last);
     covers_columns(l, one ? BUF_X : BUF_IM, !one, hidden);
     if (one && tap) covers_columns(l, BUF_TAPS, false, hidden);
-    tile = plan->ops[OP_COMBINE].tile;
+    tile = plan->ops[last].tile;
     for (int lo = 0; lo < hidden; lo += tile) {
         Draft d = {0};
         reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, slab(l, BUF_EY, ACTIVE, lo, lo + tile));
+        reads(l, &d, sum ? slab(l, BUF_EACT, ACTIVE, 0, inner) : slab(l, BUF_EY, ACTIVE, lo, lo + tile));
         reads(l, &d, all_of(l, BUF_ROUTES));
         if (one) add_columns(l, &d.reads, BUF_X, false, lo, lo + tile);
         add_columns(l, &d.writes, one ? BUF_X : BUF_IM, !one, lo, lo + tile);

@@ -14,35 +14,33 @@
 //   kv, dkv [2, kv_heads] layered, state   cache rows: 0 old (positions < start), 1 new (this round's)
 //   attn, dattn [rows, heads * v_dim]      part [heads, split]: running (max, sum, out) of a split attention
 //   ix, im, dix, dim [R, rows, hidden]     the ranks' partial sums, R > 1 only
-//   In two steps (plan_slice: hidden / R columns a rank), x, dx and taps are [rows, R, slice], the same numbers; ix, im,
-//   dix and dim are [R, R, slice], of which a rank has what lies in its own slice. Partial sums are said to go to all
-//   ranks, since the tasks of all ranks are alike; only the owner of their slice gets them, and nobody else reads them.
-//   scores [rows, experts]  routes [1]     eact [keys, rows, expert_inner]  ey [keys, rows, hidden]
-//   act, dact [rows, inner]   taps [rows, hidden] layered, state: the residual stream after a tapped layer
-//   logits [R, rows, vocab / R]  best, dbest [R, vocab / R]: best token a row of each tile, kept at the tile's lo
-//   c [R, rows, hidden / R]   fc's output;  choice [rows];  NAME_part: a rank's slice before its push, R > 1 only
-//   ckv [rows, kv_heads * (qk_dim + v_dim)]  [K | V] of the context rows for the drafter layer at hand
+//   In two steps (plan_slice: hidden / R columns a rank), x, dx and taps are [rows, R, slice], the same numbers; ix,
+//   im, dix and dim are [R, R, slice], of which a rank has what lies in its own slice. Partial sums are said to go to
+//   all ranks, since the tasks of all ranks are alike; only the owner of their slice gets them, and nobody else reads
+//   them. scores [rows, experts]  routes [1]     eact [keys, rows, expert_inner]  ey [keys, rows, hidden] scores_part
+//   [split, rows, experts + 1]  of a split router, without the norm's factor; last the sum of x's squares act, dact
+//   [rows, inner]   taps [rows, hidden] layered, state: the residual stream after a tapped layer logits [R, rows, vocab
+//   / R]  best, dbest [R, vocab / R]: best token a row of each tile, kept at the tile's lo c [R, rows, hidden / R] fc's
+//   output;  choice [rows];  NAME_part: a rank's slice before its push, R > 1 only ckv [rows, kv_heads * (qk_dim +
+//   v_dim)]  [K | V] of the context rows for the drafter layer at hand
 //
 //   op               tile [lo, hi) of            r                                      w
 //   draft_embed      hidden                      -                                      dx
 //   draft_qkv        qkv_rows                    dx                                     dqkv
 //   draft_attention  query heads                 dqkv (its q, k, v), dkv old            dattn
-//   draft_o          hidden                      dattn, dx                              dx, or dix of all ranks when R > 1
-//   draft_up         inner                       dx                                     dact
-//   draft_down       hidden                      dact, dx                               dx, or dim of all
-//   draft_head       vocab / R                   dx                                     dbest, or dbest_part
-//   draft_pick       rows                        dbest                                  drafts
-//   embed            hidden                      drafts                                 x
-//   qkv              qkv_rows                    x                                      qkv
-//   append           kv heads                    qkv (its k, v)                         kv new
-//   attention        query heads, part of split  qkv (its q, k, v), kv old              attn, or part
-//   merge            query heads                 part                                   attn
-//   o_proj           hidden                      attn, x                                x, or ix of all
-//   router           experts                     x                                      scores
-//   route            one task, publishes         scores                                 routes
-//   experts_up       expert_inner, a key         x, routes                              eact
+//   draft_o          hidden                      dattn, dx                              dx, or dix of all ranks when R
+//   > 1 draft_up         inner                       dx                                     dact draft_down hidden
+//   dact, dx                               dx, or dim of all draft_head       vocab / R                   dx dbest, or
+//   dbest_part draft_pick       rows                        dbest                                  drafts embed hidden
+//   drafts                                 x qkv              qkv_rows                    x qkv append           kv
+//   heads                    qkv (its k, v)                         kv new attention        query heads, part of split
+//   qkv (its q, k, v), kv old              attn, or part merge            query heads                 part attn o_proj
+//   hidden                      attn, x                                x, or ix of all router           experts, part
+//   of split      x                                      scores, or scores_part route            one task, publishes
+//   scores, or scores_part                 routes experts_up       expert_inner, a key         x, routes eact
 //   experts_down     hidden, a key               eact, routes                           ey
 //   combine          hidden                      ey, routes, x                          x (and taps), or im of all
+//   experts_sum      hidden, for both of these   eact, routes, x                        x (and taps), or im of all
 //   mlp_up           dense_inner                 x                                      act
 //   mlp_down         hidden                      act, x                                 x (and taps), or im of all
 //   push             its site's extent           NAME_part                              NAME of all

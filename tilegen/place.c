@@ -53,6 +53,10 @@ static void queue_add(const Place *p, Body *body, int worker, Role role, Entry e
 static int chunks_of(const Place *p, OpId op, LayerAttention kind) {
     Geometry g;
     if (!p->prog->page_bytes || !plan_geometry(p->plan, op, kind, &g)) return 0;
+    if (op == OP_EXPERTS_SUM) { // of all experts that may be active
+        int keys = geometry_keys(p->plan, &g);
+        return (p->plan->shape.keys + keys - 1) / keys;
+    }
     return geometry_chunks(&g, p->plan->ops[op].tile);
 }
 

@@ -29,6 +29,19 @@ static void shape_check(Ctx *ctx, const Plan *plan) {
     divides(ctx, plan, drafter->inner, "inner columns of the drafter's MLP");
 }
 
+static const SchedStep *op_named(const Plan *plan, OpId op) {
+    for (size_t i = 0; i < plan->sched->step_count; i++)
+        if (plan->sched->steps[i].op == op) return &plan->sched->steps[i];
+    return NULL;
+}
+
+// experts_sum is another way to do what `op` is part of.
+static void one_way(Ctx *ctx, const Plan *plan, OpId op) {
+    if (!op_named(plan, OP_EXPERTS_SUM) || !op_named(plan, op)) return;
+    diag_error(ctx, E0415, op_named(plan, op)->span, "%s beside experts_sum, which does its work", op_name(op));
+    diag_help(ctx, "name either experts_sum, or experts_down and combine");
+}
+
 static bool op_exists(const Plan *plan, OpId op) {
     const Model *model = plan->model;
     switch (op) {
@@ -45,9 +58,10 @@ static bool op_exists(const Plan *plan, OpId op) {
     case OP_CONTEXT_APPEND: return model->has_drafter;
     case OP_ROUTER:
     case OP_ROUTE:
-    case OP_EXPERTS_UP:
+    case OP_EXPERTS_UP: return model->experts.count > 0;
     case OP_EXPERTS_DOWN:
-    case OP_COMBINE: return model->experts.count > 0;
+    case OP_COMBINE: return model->experts.count > 0 && !op_named(plan, OP_EXPERTS_SUM);
+    case OP_EXPERTS_SUM: return model->experts.count > 0 && op_named(plan, OP_EXPERTS_SUM);
     case OP_MLP_UP:
     case OP_MLP_DOWN: return model->dense_inner > 0;
     case OP_PUSH:
@@ -108,6 +122,9 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     shape_check(ctx, plan);
     if (diag_errors(ctx) > errors) return NULL;
     plan->shape = shape_of(model, tp, plan->rows);
+    one_way(ctx, plan, OP_EXPERTS_DOWN);
+    one_way(ctx, plan, OP_COMBINE);
+    if (diag_errors(ctx) > errors) return NULL;
     for (size_t i = 0; i < sched->step_count; i++) {
         const SchedStep *step = &sched->steps[i];
         plan->ops[step->op] = (OpPlan){false,       step->tile, step->split, step->workers, step->steps,
@@ -128,7 +145,7 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     }
     plan->ops[OP_PUSH].tile = plan->ops[OP_REDUCE].tile; // a tile is pushed as it will be reduced
     plan->ops[OP_PUSH].per = PER_TILE;
-    static const OpId partial[] = {OP_O_PROJ, OP_MLP_DOWN, OP_COMBINE, OP_DRAFT_O, OP_DRAFT_DOWN};
+    static const OpId partial[] = {OP_O_PROJ, OP_MLP_DOWN, OP_COMBINE, OP_EXPERTS_SUM, OP_DRAFT_O, OP_DRAFT_DOWN};
     for (int i = 0; tp > 1 && i < (int)(sizeof partial / sizeof *partial); i++)
         plan->ops[partial[i]].per = PER_TILE; // sums go straight to the ranks that reduce them
     plan->ops[OP_ACCEPT].workers = 1;

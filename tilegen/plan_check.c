@@ -72,6 +72,22 @@ static void check_context(Ctx *ctx, const Plan *plan) {
     diag_help(ctx, "use fewer ranks: the query rows of a rank are a multiple of %d then", STRIP_ROWS);
 }
 
+// A split router's tasks have whole blocks of the packed weights, and on a GPU one strip.
+static void check_router(Ctx *ctx, const Plan *plan) {
+    const OpPlan *o = &plan->ops[OP_ROUTER];
+    int hidden = plan->model->hidden, split = o->split;
+    if (split == 1) return;
+    if (hidden % (split * BLOCK_K)) {
+        diag_error(ctx, E0416, o->span, "router: %d inputs split in %d parts that are no multiples of %d", hidden,
+                   split, BLOCK_K);
+        while (hidden % (split * BLOCK_K)) split--;
+        diag_help(ctx, "%d parts are", split);
+    } else if (!sku_is_host(plan->sku) && o->tile != STRIP_ROWS) {
+        diag_error(ctx, E0416, o->span, "router: split, with a tile of %d", o->tile);
+        diag_help(ctx, "use a tile of %d, a strip of the packed weights", STRIP_ROWS);
+    }
+}
+
 // Pages take whole 16-byte copies, and a tile must not need more chunks than the parser and the counters allow.
 static void check_pages(Ctx *ctx, const Plan *plan) {
     const Sched *sched = plan->sched;
@@ -129,6 +145,7 @@ bool plan_check(Ctx *ctx, const Plan *plan) {
     if (plan->ops[OP_ATTENTION].split > 64)
         diag_error(ctx, E0410, plan->ops[OP_ATTENTION].span, "attention split in %d parts; at most 64",
                    plan->ops[OP_ATTENTION].split);
+    if (plan->ops[OP_ROUTER].used) check_router(ctx, plan);
     if (gpu && plan->model->has_drafter) check_context(ctx, plan);
     check_pages(ctx, plan);
     return diag_errors(ctx) == errors;

@@ -74,6 +74,7 @@ int64_t shape_weights(const Model *m, const Shape *s, OpId op, LayerAttention ki
     case OP_O_PROJ: return weight_bytes(m->o_dtype, outputs, s->o_cols[kind]);
     case OP_ROUTER: return weight_bytes(m->router_dtype, outputs, hidden);
     case OP_EXPERTS_UP: return 2 * weight_bytes(m->experts_dtype, outputs, hidden);
+    case OP_EXPERTS_SUM:
     case OP_EXPERTS_DOWN: return weight_bytes(m->experts_dtype, outputs, s->expert_inner);
     case OP_MLP_UP: return 2 * weight_bytes(m->dense_dtype, outputs, hidden);
     case OP_MLP_DOWN: return weight_bytes(m->dense_dtype, outputs, s->dense_inner);

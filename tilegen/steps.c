@@ -108,6 +108,13 @@ static void step_runs(EngineStep *s, const Geometry *g) {
         s->first_chunks |= (uint32_t)(warp * g->run / g->chunk_blocks) << 4 * warp;
 }
 
+// Whether the tiles of an expert's op are a strip each, and every warp has one run of each of its chunks.
+static bool streams(const Plan *plan, OpId op, const EngineStep *s, const Geometry *g) {
+    return op == OP_EXPERTS_UP && s->op == RUN_LINEAR_MXFP4 && s->regular && plan->ops[op].tile == g->strip_outputs &&
+           g->run == geometry_run(plan) && g->warps_k == 8 && g->chunk_blocks == 8 * g->run &&
+           s->warp_runs * s->run <= MOST_HELD_BLOCKS;
+}
+
 // Weights, norm and ends of a linear op.
 static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, uint32_t slot, uint32_t norm,
                         uint32_t finish) {
@@ -134,10 +141,34 @@ static bool linear_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, 
         g.chunks_of_strip > 1 ? (uint32_t)(g.chunk_blocks * g.block_bytes) : s->strip_bytes * s->strips_of_chunk;
     s->outputs = (uint32_t)plan_outputs(k->c->plan, op, kind);
     s->item_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, (int)s->outputs);
+    s->stream = streams(k->c->plan, op, s, &g);
     if (s->chunk_bytes > (uint32_t)k->c->sched->page_bytes)
         return cannot(k, "the blocks of weights that a warp multiplies in one go are larger than a page");
     if (g.k % 8) return cannot(k, "inputs of a matrix that are no multiple of 8");
     if (s->in_slab_k % BLOCK_K) return cannot(k, "taps of a hidden size that is no multiple of 128");
+    return true;
+}
+
+// What the body of experts_sum can take on (experts.cuh).
+static bool sums_experts(Making *k, const EngineStep *s, const Geometry *g) {
+    const Plan *plan = k->c->plan;
+    int tile = plan->ops[OP_EXPERTS_SUM].tile, outputs = plan->rows * plan->model->experts.top_k * tile;
+    if (plan->sched->activations != DTYPE_BF16) return cannot(k, "experts_sum with activations that are not bf16");
+    if (g->k % BLOCK_K || g->blocks > MOST_SUM_BLOCKS) {
+        diag_error(k->ctx, E0442, plan->ops[OP_EXPERTS_SUM].span,
+                   "experts_sum: %d inputs of an expert's down projection", g->k);
+        diag_help(k->ctx, "use experts_down and combine: experts_sum takes %d or %d inputs", BLOCK_K,
+                  MOST_SUM_BLOCKS * BLOCK_K);
+        return false;
+    }
+    if (s->chunk_bytes > (uint32_t)plan->sched->page_bytes || outputs * 4 > SUM_ROOM) {
+        int most = SUM_ROOM / 4 / plan->rows / plan->model->experts.top_k / STRIP_ROWS * STRIP_ROWS,
+            fit = plan->sched->page_bytes / (int)s->strip_bytes * STRIP_ROWS;
+        diag_error(k->ctx, E0442, plan->ops[OP_EXPERTS_SUM].span,
+                   "experts_sum: a tile of %d outputs is more than a block keeps of all experts, or than a page", tile);
+        diag_help(k->ctx, "a tile of %d outputs fits", most < fit ? most : fit);
+        return false;
+    }
     return true;
 }
 
@@ -187,7 +218,7 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
     const Model *m = c->model;
     bool one = c->plan->ranks == 1;
     uint32_t back = one ? FINISH_RESIDUAL : FINISH_PUSH;
-    *s = (EngineStep){.slot = SLOT_COUNT, .norm_slot = SLOT_COUNT, .eps = (float)m->eps, .alpha = 1};
+    *s = (EngineStep){.slot = SLOT_COUNT, .norm_slot = SLOT_COUNT, .eps = (float)m->eps, .alpha = 1, .parts = 1};
     bool draft_mlp = op == OP_DRAFT_UP, expert = op == OP_EXPERTS_UP;
     const Activation *act = draft_mlp ? &m->drafter.activation : expert ? &m->experts.activation : &m->dense_activation;
     switch (op) {
@@ -240,9 +271,15 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         s->taps = one;
         return linear_step(k, s, op, kind, SLOT_DOWN, SLOT_COUNT, back);
     case OP_ROUTER:
-        in_from(k, s, "x"), out_to(k, s, "scores");
-        return linear_step(k, s, op, kind, SLOT_ROUTER, SLOT_POST_NORM, FINISH_F32);
-    case OP_ROUTE: s->op = RUN_ROUTE_ROWS, in_from(k, s, "scores"), out_to(k, s, "routes"); return true;
+        s->parts = (uint32_t)c->plan->ops[OP_ROUTER].split;
+        in_from(k, s, "x"), out_to(k, s, s->parts > 1 ? "scores_part" : "scores");
+        return linear_step(k, s, op, kind, SLOT_ROUTER, SLOT_POST_NORM, s->parts > 1 ? FINISH_SCORES : FINISH_F32);
+    case OP_ROUTE: {
+        const char *scores = c->plan->ops[OP_ROUTER].split > 1 ? "scores_part" : "scores";
+        s->op = RUN_ROUTE_ROWS, in_from(k, s, scores), out_to(k, s, "routes");
+        s->in_item = kernel_place(k->steps, c->prog, scores).item;
+        return true;
+    }
     case OP_EXPERTS_UP:
         in_from(k, s, "x"), out_to(k, s, "eact");
         s->alpha = (float)act->alpha, s->limit = (float)act->limit;
@@ -257,6 +294,19 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         s->in_item = kernel_place(k->steps, c->prog, "ey").item;
         s->finish = back, s->taps = one;
         return true;
+    case OP_EXPERTS_SUM: {
+        Geometry g;
+        plan_geometry(c->plan, op, kind, &g);
+        in_from(k, s, "eact"), out_to(k, s, one ? "x" : "im");
+        if (!linear_step(k, s, op, kind, SLOT_EXPERT_DOWN, SLOT_COUNT, back)) return false;
+        s->op = RUN_SUM_EXPERTS, s->taps = one;
+        s->in_item = kernel_place(k->steps, c->prog, "eact").item;
+        // Of a page: its experts, and the bytes of each.
+        s->strips_of_chunk = (uint32_t)geometry_keys(c->plan, &g);
+        s->chunk_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, c->plan->ops[op].tile);
+        s->regular = 1; // in its own way: it is no part of what decides for the loop of linear ops
+        return sums_experts(k, s, &g);
+    }
     case OP_HEAD:
         in_from(k, s, "x"), out_to(k, s, one ? "logits" : "logits_part");
         s->best = offset_of(k, one ? "best" : "best_part");
@@ -326,7 +376,7 @@ static bool model_fits(Making *k) {
     if (plan->shape.vocab % STRIP_ROWS) return cannot(k, "a rank's share of the vocabulary that is no multiple of 16");
     if (m->embed_dtype != DTYPE_BF16) return cannot(k, "embeddings that are not bf16");
     if (m->hidden % 32) return cannot(k, "a hidden size that is no multiple of 32");
-    if (k->c->prog->page_count > 32) return cannot(k, "more than 32 pages");
+    if (k->c->prog->page_count > MOST_PAGES) return cannot(k, "more than 31 pages");
     if (k->c->prog->body_count > 16) return cannot(k, "more than 16 kinds of layers");
     return true;
 }
@@ -355,7 +405,8 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
             // The router and the experts read the same rows with the same norm.
             step->input = (uint32_t)(steps->first[b] + s);
             for (int r = 0; r < s && body->steps[s].op == OP_EXPERTS_UP; r++)
-                if (body->steps[r].op == OP_ROUTER) step->input = (uint32_t)(steps->first[b] + r);
+                if (body->steps[r].op == OP_ROUTER && c->plan->ops[OP_ROUTER].split == 1)
+                    step->input = (uint32_t)(steps->first[b] + r);
         }
         for (int i = 0; i < body->pool_count; i++) steps->at[steps->first[b] + body->pools[i].publisher].pool = ++pools;
     }

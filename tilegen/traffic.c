@@ -21,7 +21,7 @@ static void step_add(const Model *m, const Prog *prog, const Shape *shape, OpId 
                      double start, OpTraffic *out) {
     double weights = (double)shape_weights(m, shape, op, kind, shape_outputs(m, shape, op, kind));
     out->times++;
-    out->weights += op == OP_EXPERTS_UP || op == OP_EXPERTS_DOWN ? weights * experts : weights;
+    out->weights += op == OP_EXPERTS_UP || op == OP_EXPERTS_DOWN || op == OP_EXPERTS_SUM ? weights * experts : weights;
     if (op == OP_ATTENTION) out->caches += cache_bytes(prog, &m->attention[kind], "kv", start);
     if (op == OP_DRAFT_ATTENTION) out->caches += cache_bytes(prog, &m->drafter.attention, "dkv", start);
 }

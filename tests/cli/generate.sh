@@ -43,6 +43,17 @@ own() {
 }
 check import_build_generate own
 
+# Other ways to the same sums: experts in one task, a router split over its inputs.
+same() { # op: a schedule of this alone
+    printf 'return kernel "x" { steps = { op %s } }\n' "$1" >"$T/same.lua"
+    "$TILEGEN" build --model models/demo.yaml --schedule "$T/same.lua" --sku host --tp "${2:-1}" -o "$T/same" >/dev/null &&
+        gen --prompt 'def main():' --max-tokens 120 >"$T/wanted" &&
+        exits 0 "$TILERUN" generate "$T/same/demo.bundle" --weights $W --prompt 'def main():' --max-tokens 120 && cmp "$out" "$T/wanted"
+}
+check experts_summed_in_one_task same '"experts_sum" { tile = 48 }'
+check experts_summed_in_one_task_of_two_ranks same '"experts_sum" { tile = 48 }' 2
+check router_split_over_its_inputs same '"router" { split = 3 }'
+
 check no_bundle complains 2 "wants a bundle" -- "$TILERUN" generate --weights $W --prompt x
 check no_weights complains 2 "--weights is missing" -- "$TILERUN" generate "$B" --prompt x
 check no_prompt complains 2 "--prompt or --tokens" -- "$TILERUN" generate "$B" --weights $W

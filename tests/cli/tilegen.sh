@@ -75,6 +75,14 @@ check a_tile_of_everything exits 0 "$TILEGEN" check "$T/whole.lua" --sku h200
 gpu_kernel "$T/group.lua" '"attention" { tile = 8 }'
 check tile_across_kv_heads complains 1 "E0412" "4 share" "4 divides them" -- "$TILEGEN" check "$T/group.lua" --sku h200
 check tile_of_too_many_heads complains 1 "E0442" "a tile of 16 query heads keeps" "4 heads fit" -- "$TILEGEN" check mimo-rank/h200 -D heads=16
+printf 'return kernel "x" { steps = {\n  op "experts_sum" {}, op "combine" {} } }\n' >"$T/two_ways.lua"
+check experts_summed_in_two_ways complains 1 "E0415" "two_ways.lua:2" "combine beside experts_sum" "name either" -- "$TILEGEN" check "$T/two_ways.lua"
+printf 'return kernel "x" { steps = { op "router" { split = 2 } } }\n' >"$T/uneven.lua"
+check router_split_unevenly complains 1 "E0416" "uneven.lua:1" "384 inputs split in 2" "1 parts are" -- "$TILEGEN" check "$T/uneven.lua"
+gpu_kernel "$T/split.lua" '"router" { tile = 32, split = 3 }'
+check split_router_of_two_strips complains 1 "E0416" "split.lua:4" "use a tile of 16" -- "$TILEGEN" check "$T/split.lua" --sku h200
+gpu_kernel "$T/wide.lua" '"experts_sum" { tile = 48 }'
+check experts_summed_of_float_activations complains 1 "E0442" "not bf16" -- "$TILEGEN" build --model models/demo.yaml --schedule "$T/wide.lua" --sku h200 -o "$T/wide"
 pages=12 gpu_kernel "$T/pages.lua" '"o_proj" { tile = 16 }'
 check pages_that_leave_no_room complains 1 "E0408" "at most 11 pages" -- "$TILEGEN" check "$T/pages.lua" --sku h200
 check pages_of_the_shipped_schedule complains 1 "the 187392 that a block has" -- "$TILEGEN" check demo/h200 -D page_count=12

@@ -119,7 +119,10 @@ if experts then
         claim = small and "static" or "dynamic", per = sum and "all" or "expert",
     })
     if sum then
-        add(op "experts_sum" { tile = hidden })
+        -- A block keeps the tile's outputs of all experts of all rows, 16 KB of them.
+        local tile
+        each_tile(strip, math.min(hidden, 16384 // (4 * rows * experts.top_k)), model.hidden, nil, function(n) tile = n end)
+        add(op "experts_sum" { tile = tile })
     else
         add(op "experts_down" {
             tile = cut(32, few and tasks or ceil_div(model.hidden, t.down_tile), model.hidden),

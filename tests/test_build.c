@@ -291,6 +291,8 @@ static void look_tiles(Ctx *ctx, const Build *build) {
                 CHECK(step->tile % 8 == 0, "%s: %d", op_name(want[i].op), step->tile);
                 if (want[i].op == OP_EXPERTS_UP)
                     CHECK(step->claim == CLAIM_DYNAMIC && step->per == (sum ? PER_ALL : PER_EXPERT));
+                else if (want[i].op == OP_EXPERTS_SUM) // what a block keeps of 8 rows with 8 experts each
+                    CHECK(8 * 8 * step->tile * 4 <= 16384, "%s at %d: %d", sku->name, tp, step->tile);
                 else if (want[i].op == OP_EXPERTS_DOWN)
                     CHECK(step->claim == CLAIM_DYNAMIC);
                 else if (want[i].op != OP_ROUTER) // at least half of the workers have something to do

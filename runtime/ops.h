@@ -109,8 +109,11 @@ void op_reduce(const OpCall *c);
 void op_append(const OpCall *c);
 void op_attention(const OpCall *c);
 void op_merge(const OpCall *c);
-// A partial sum, into this rank's slab of every rank's inbox, or of the one that sums its column: its offset in Rank.
-void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum);
+// An output's sum: added to the residual stream `x`, and to the drafter's tap with it, or of several ranks this one's
+// partial sum into their inboxes, `inbox` being the offset in Rank.
+void op_residual(const OpCall *c, float *x, size_t inbox, int row, int column, float sum, bool tap);
+// Whether the drafter listens to the stream after the layer at hand.
+bool op_tapped(const OpCall *c);
 void op_draft_attention(const OpCall *c);
 void op_context(const OpCall *c);
 void op_context_append(const OpCall *c);
@@ -128,8 +131,6 @@ void op_accept(const OpCall *c);
 static inline float keep(const Engine *e, float value) {
     return e->round_activations ? bf16_to_float(float_to_bf16(value)) : value;
 }
-// After the last sum of a layer: into a rank's residual stream, and into its taps where the drafter listens.
-void residual_store(const OpCall *c, Rank *r, float *x, int row, int col, float value, bool tap);
 
 // RMSNorm before a matrix: the matrix's inputs, in the thread's scratch, and what multiplies each row's sums. With
 // float32 activations the inputs are the norm and the factors 1. With bf16 ones the inputs are bf16(norm * x), without

@@ -19,13 +19,14 @@ Normed normed_rows(const OpCall *c, const float *x, const float *norm, double ep
     return out;
 }
 
-void residual_store(const OpCall *c, Rank *r, float *x, int row, int col, float value, bool tap) {
+// After the last sum of a layer: into a rank's residual stream, and into its taps where the drafter listens.
+static void residual_store(const OpCall *c, Rank *r, float *x, int row, int col, float value, bool tap) {
     size_t at = (size_t)row * (size_t)c->e->model->hidden + (size_t)col;
     x[at] = keep(c->e, value);
     if (tap) r->taps[(size_t)c->layer * (size_t)c->e->rows * (size_t)c->e->model->hidden + at] = x[at];
 }
 
-static bool tapped(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
+bool op_tapped(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
 
 // out[row] = W[n] . in[row] for one output n, all rows of the round.
 static void output(const OpCall *c, const Matrix *w, int n, const float *in, float *out) {
@@ -86,26 +87,28 @@ void op_draft_qkv(const OpCall *c) {
     project(c, layer->qkv, layer->qkv_parts, &x, c->r->dqkv, c->e->shape.draft_qkv_rows);
 }
 
-void op_partial(const OpCall *c, size_t inbox, int row, int column, float sum) {
+// A partial sum, into this rank's slab of every rank's inbox, or of the one that sums its column.
+static void partial_store(const OpCall *c, size_t inbox, int row, int column, float sum) {
     size_t hidden = (size_t)c->e->model->hidden,
            at = ((size_t)c->rank * (size_t)c->e->rows + (size_t)row) * hidden + (size_t)column;
     int slice = c->e->slice, first = slice ? column / slice : 0, last = slice ? first + 1 : c->e->ranks;
     for (int target = first; target < last; target++) (*(float **)((char *)&c->e->rank[target] + inbox))[at] = sum;
 }
 
-// A projection back to the residual stream: added to x, or a rank's partial sum into inboxes (see op_partial).
+void op_residual(const OpCall *c, float *x, size_t inbox, int row, int column, float sum, bool tap) {
+    if (c->e->ranks > 1)
+        partial_store(c, inbox, row, column, sum);
+    else
+        residual_store(c, c->r, x, row, column, x[(size_t)row * (size_t)c->e->model->hidden + (size_t)column] + sum,
+                       tap);
+}
+
+// A projection back to the residual stream.
 static void project_back(const OpCall *c, const Matrix *w, const float *in, float *x, size_t inbox, bool tap) {
     float sums[MAX_ROWS];
-    int hidden = c->e->model->hidden;
     for (int n = c->lo; n < c->hi; n++) {
         output(c, w, n, in, sums);
-        for (int i = 0; i < c->rows; i++) {
-            size_t at = (size_t)i * (size_t)hidden + (size_t)n;
-            if (c->e->ranks > 1)
-                op_partial(c, inbox, i, n, sums[i]);
-            else
-                residual_store(c, c->r, x, i, n, x[at] + sums[i], tap);
-        }
+        for (int i = 0; i < c->rows; i++) op_residual(c, x, inbox, i, n, sums[i], tap);
     }
 }
 
@@ -116,7 +119,7 @@ void op_draft_o(const OpCall *c) {
     project_back(c, &c->r->draft_layers[c->layer].o, c->r->dattn, c->r->dx, offsetof(Rank, dix), false);
 }
 void op_mlp_down(const OpCall *c) {
-    project_back(c, &c->r->layers[c->layer].down, c->r->act, c->r->x, offsetof(Rank, im), tapped(c));
+    project_back(c, &c->r->layers[c->layer].down, c->r->act, c->r->x, offsetof(Rank, im), op_tapped(c));
 }
 void op_draft_down(const OpCall *c) {
     project_back(c, &c->r->draft_layers[c->layer].down, c->r->dact, c->r->dx, offsetof(Rank, dim), false);
@@ -256,7 +259,7 @@ void op_reduce(const OpCall *c) {
             for (int rank = 1; rank < c->e->ranks; rank++) sum += inbox[(size_t)rank * slab + at];
             for (int target = from; target < to; target++) {
                 Rank *r = &c->e->rank[target];
-                residual_store(c, r, draft ? r->dx : r->x, i, n, before + sum, site == SITE_MLP && tapped(c));
+                residual_store(c, r, draft ? r->dx : r->x, i, n, before + sum, site == SITE_MLP && op_tapped(c));
             }
         }
 }

@@ -22,21 +22,18 @@ static void router_part(const OpCall *c) {
     }
 }
 
-// The scores of a split router.
+// The scores of a split router: the parts' sums, times the norm's factor, which their squares make.
 static void scores_sum(const OpCall *c) {
-    int count = c->e->model->experts.count, parts = c->e->router_parts;
-    size_t width = (size_t)count + 1;
+    int count = c->e->model->experts.count;
+    size_t width = (size_t)count + 1, slab = (size_t)c->e->rows * width;
     for (int i = 0; i < c->rows; i++) {
-        const float *first = c->r->scores_part + (size_t)i * width;
-        for (int n = count; n >= 0; n--) { // squares first
-            float sum = 0;
-            for (int part = 0; part < parts; part++)
-                sum += first[(size_t)part * (size_t)c->e->rows * width + (size_t)n];
-            if (n == count)
-                c->s->row[0] = (float)(1 / sqrt((double)sum / c->e->model->hidden + c->e->model->eps));
-            else
-                c->r->scores[(size_t)i * (size_t)count + (size_t)n] = sum * c->s->row[0];
-        }
+        float *sums = c->s->row; // [count + 1]
+        memset(sums, 0, width * sizeof *sums);
+        for (int part = 0; part < c->e->router_parts; part++)
+            for (size_t n = 0; n < width; n++)
+                sums[n] += c->r->scores_part[(size_t)part * slab + (size_t)i * width + n];
+        float factor = (float)(1 / sqrt((double)sums[count] / c->e->model->hidden + c->e->model->eps));
+        for (int n = 0; n < count; n++) c->r->scores[(size_t)i * (size_t)count + (size_t)n] = sums[n] * factor;
     }
 }
 
@@ -162,17 +159,6 @@ void op_experts_down(const OpCall *c) {
     }
 }
 
-// What the experts make of a row, added to the residual stream or as this rank's partial sum.
-static void give(const OpCall *c, int row, int n, float sum, bool tap) {
-    if (c->e->ranks > 1)
-        op_partial(c, offsetof(Rank, im), row, n, sum);
-    else
-        residual_store(c, c->r, c->r->x, row, n, c->r->x[(size_t)row * (size_t)c->e->model->hidden + (size_t)n] + sum,
-                       tap);
-}
-
-static bool taps(const OpCall *c) { return c->e->model->has_drafter && model_tap(c->e->model, c->layer) >= 0; }
-
 // Experts are summed in the order in which the router chose them.
 void op_combine(const OpCall *c) {
     const Routing *routing = &c->r->routing;
@@ -185,7 +171,7 @@ void op_combine(const OpCall *c) {
                 sum += c->r->route_weights[i * routing->top + k] *
                        c->r->ey[(key * (size_t)c->e->rows + (size_t)i) * hidden + (size_t)n];
             }
-            give(c, i, n, sum, taps(c));
+            op_residual(c, c->r->x, offsetof(Rank, im), i, n, sum, op_tapped(c));
         }
 }
 
@@ -209,7 +195,7 @@ void op_experts_sum(const OpCall *c) {
         for (int i = 0; i < c->rows; i++) {
             float sum = 0;
             for (int k = 0; k < top; k++) sum += c->r->route_weights[i * top + k] * each[i * top + k];
-            give(c, i, n, sum, taps(c));
+            op_residual(c, c->r->x, offsetof(Rank, im), i, n, sum, op_tapped(c));
         }
     }
 }

@@ -29,7 +29,7 @@ local t = tune {
     heads = choice { 16, 8, 4, 2, 1 },    -- query heads of an attention task, at most
     split = choice { 1, 2, 4, 8, 16 },    -- parts of an attention over all keys; a window's are few
     up_strips = choice { 1, 2, 4 },       -- strips of 8 outputs of an experts_up task
-    router_parts = choice { 4, 1, 2, 3, 6, 8 },
+    router_parts = choice { 4, 1, 2, 3, 6, 8 }, -- of a large model's router over its inputs
     sum_downs = choice { 1, 0 },          -- 1: downs of all experts in one task, which sums them; 0: a task an expert
     down_tile = choice { 384, 192, 128, 256, 512 },
 }
@@ -99,7 +99,7 @@ if model.dense_inner > 0 then
     add(op "mlp_down" { tile = hidden })
 end
 if experts then
-    -- At most rows * top_k experts are active. A down waits for the ups of its own expert only. Where experts are most of
+    -- At most rows * top_k experts are active. Where experts are most of
     -- the bytes, tasks are as small as claiming them allows: the last one to end is waited for.
     local tasks = ceil_div(sku.workers * t.expert_waves, math.min(experts.count, rows * experts.top_k))
     -- A router has few outputs. Where inputs are many, what takes time is to bring them to a worker and to go through its

@@ -304,7 +304,6 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         // Of a page: its experts, and the bytes of each.
         s->strips_of_chunk = (uint32_t)geometry_keys(c->plan, &g);
         s->chunk_bytes = s->strip_bytes * (uint32_t)geometry_strips(&g, c->plan->ops[op].tile);
-        s->regular = 1; // in its own way: it is no part of what decides for the loop of linear ops
         return sums_experts(k, s, &g);
     }
     case OP_HEAD:

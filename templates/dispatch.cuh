@@ -4,18 +4,21 @@
 #define TILEGEN_DISPATCH_CUH
 #include "load.cuh"
 
-// An entry on its way: a word or two a lane.
+// An entry on its way, or an item of a pool: a word or two a lane.
 struct Fetch {
     int instance;         // -1: the round is over
     uint32_t index;       // of the entry
-    uint32_t word;        // lanes 0-7: the entry
+    uint32_t word;        // lanes 0-7: the entry; 8-13: what an Item has beside it
     uint32_t step[2];     // lanes 0-63: the step
     uint64_t layer;       // lanes 0-23
     uint32_t group, want; // a wait a lane
-    bool holds, by_key;
+    uint32_t per_key;     // by how much its group is another for the next key
+    bool holds;
     EngineSignal signal; // a signal a lane
     DEVICE uint32_t field(int i) const { return __shfl_sync(~0u, word, i); }
+    DEVICE int key() const { return (int)field(8); } // -1: of an entry
 };
+enum { ITEM_WORDS = sizeof(Item) / 4 };
 
 template <class Model> struct Dispatch {
     const EngineParams *p;
@@ -46,12 +49,13 @@ template <class Model> struct Dispatch {
     }
     DEVICE void fetch_entry(Fetch &f) {
         if (f.instance < 0) return;
+        f.word = lane_id() == 8 ? ~0u : 1; // no key, one tile
         if (lane_id() < 8) f.word = __ldg(pointer<const uint32_t>(p->tables + t->entry_at) + f.index * 8 + lane_id());
         if (lane_id() < LAYER_WORDS)
             f.layer = __ldg(pointer<const unsigned long long>(p->layers) +
                             s->instances[f.instance].table * LAYER_WORDS + lane_id());
     }
-    DEVICE void fetch_rest(Fetch &f, int key) {
+    DEVICE void fetch_rest(Fetch &f) {
         if (f.instance < 0) return;
         const uint32_t *step = reinterpret_cast<const uint32_t *>(&Model::step(f.field(0) & 0xFFFF));
         f.step[0] = __ldg(step + lane_id());
@@ -62,18 +66,35 @@ template <class Model> struct Dispatch {
             const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + signal + lane_id());
             f.signal = {w.x, w.y};
         }
+        const int key = max(f.key(), 0);
         f.holds = lane_id() >= count;
-        f.by_key = false;
+        f.per_key = 0;
         if (!f.holds) {
             uint2 w = __ldg(pointer<const uint2>(p->tables + t->wait_at) + first + lane_id());
             EngineWait wait = {w.x, (int32_t)w.y};
-            f.by_key = w.x & GROUP_KEY;
+            f.per_key = w.x & GROUP_KEY ? 1 : 0;
             f.want = counter_want(t, p->tables, wait, round, f.instance, key, f.group, f.holds);
         }
     }
+    // The next item that the loader hands over, after `f`, the pool's entry or the item before. Items of a step share
+    // its waits, groups by key or the same for all, so most items need not look at a counter. False: there are no more.
+    DEVICE bool take_item(Fetch &f, bool &known) {
+        const uint32_t place = taken++ % ITEM_ROOM, last = f.field(0) & 0xFFFF;
+        const int before = f.key();
+        barrier_wait(who, s->item_full[place], (taken - 1) / ITEM_ROOM & 1);
+        if (lane_id() < ITEM_WORDS) f.word = reinterpret_cast<const uint32_t *>(&s->items[place])[lane_id()];
+        warp_arrive(shared_address(&s->item_free[place]));
+        strips += f.field(13);
+        const int key = f.key();
+        known = before >= 0 && (f.field(0) & 0xFFFF) == last;
+        if (known && f.per_key && key != before) f.group += key - before, f.holds = lane_id() >= (f.field(6) & 0xFFFF);
+        return key >= 0;
+    }
 
     // Writes the slot and posts it.
-    DEVICE void post(const Fetch &f, int key, uint32_t expert, uint32_t chosen_by, uint32_t page, uint32_t tiles = 1) {
+    DEVICE void post(const Fetch &f) {
+        const int key = f.key();
+        const uint32_t expert = f.field(9), chosen_by = f.field(10), page = f.field(11), tiles = f.field(12);
         const uint32_t place = number % SLOTS;
         barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
@@ -91,7 +112,7 @@ template <class Model> struct Dispatch {
             at.instance = f.instance, at.step = w0 & 0xFFFF, at.body_step = w7 >> 16;
             at.lo = (int)w1, at.hi = (int)w2, at.part = w3 & 0xFFFF, at.key = key;
             at.expert = expert, at.rows_of_key = chosen_by;
-            at.page = page, at.chunks = w3 >> 16;
+            at.page = key < 0 ? w0 >> 24 : page, at.chunks = w3 >> 16;
             at.signal = w5, at.signal_count = w6 >> 16;
             const uint32_t outputs = slot.step.op <= RUN_LINEAR_F32 ? slot.step.strip_outputs : 0;
             at.strips = outputs ? (w2 - w1 + outputs - 1) >> log2_of(outputs) : 0;
@@ -123,8 +144,9 @@ template <class Model> struct Dispatch {
     }
 
     // Waits beyond the 32 that the lanes hold.
-    DEVICE void wait_more(const Fetch &f, int key) {
+    DEVICE void wait_more(const Fetch &f) {
         const uint32_t first = f.field(4), count = f.field(6) & 0xFFFF;
+        const int key = max(f.key(), 0);
         for (uint32_t i = 32 + lane_id(); i < count; i += 32) {
             EngineWait wait = pointer<const EngineWait>(p->tables + t->wait_at)[first + i];
             uint32_t group, want, n = 1;
@@ -143,9 +165,9 @@ template <class Model> struct Dispatch {
             f.holds = (int)(load_counter<(Model::RANKS > 1)>(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
         return __all_sync(~0u, f.holds);
     }
-    DEVICE void ready(const Fetch &f, int key) {
+    DEVICE void ready(const Fetch &f) {
         if constexpr (Model::RESIDENT)
-            wait_more(f, key);
+            wait_more(f);
         else
             grid_wait(), grid_release();
         if (p->trace && lane_id() == 0)
@@ -153,102 +175,63 @@ template <class Model> struct Dispatch {
         warp_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
-    // Posts `f`, waits for it, meanwhile fetches `next`.
-    DEVICE void wait_for(Fetch &f, int key, Fetch *next) {
-        int stage = 0;
-        uint32_t since = 0;
-        for (uint32_t n = 1;; n++) {
-            if (next && stage == 0)
-                fetch_entry(*next), stage = 1;
-            else if (next && stage == 1)
-                fetch_rest(*next, -1), stage = 2;
-            if (look(f)) break;
-            if ((n & 255) == 0 && !f.holds)
-                watch(who, since, WAITER_COUNTER, f.group, f.want, load_relaxed(counters + f.group * COUNTER_STRIDE));
-            else if ((n & 255) == 0 && s->dying)
-                asm volatile("exit;"); // the record is that of the lanes whose counters are short
-        }
-        ready(f, key);
-        if (next && stage == 0) fetch_entry(*next), stage = 1;
-        if (next && stage == 1) fetch_rest(*next, -1);
-    }
-
-    // The items that the loader hands over. Items of a step share its waits, groups by key or the same for all, so most
-    // items need not look at a counter.
-    DEVICE void pool(const Fetch &f) {
-        uint32_t last = ~0u, last_signal = ~0u, first_group = 0;
-        Fetch item = f;
-        for (;;) {
-            const uint32_t place = taken % ITEM_ROOM;
-            barrier_wait(who, s->item_full[place], taken / ITEM_ROOM & 1);
-            const Item &in = s->items[place];
-            const int key = in.key;
-            strips += in.streamed;
-            const uint32_t expert = in.expert, chosen_by = in.chosen_by, page = in.page, tiles = in.tiles;
-            if (lane_id() < 8) item.word = reinterpret_cast<const uint32_t *>(&in.entry)[lane_id()];
-            warp_arrive(shared_address(&s->item_free[place]));
-            taken++;
-            if (key < 0) return;
-            const uint32_t step = item.field(0) & 0xFFFF, count = item.field(6) & 0xFFFF;
-            if (step != last) {
-                fetch_rest(item, 0);
-                first_group = item.group;
-                last = step;
-                item.group = ~0u;
+    // All entries of the round: posts each, waits for it, meanwhile fetches the next one. A pool's entry is no
+    // instruction: when its waits hold its items come, one after the other. There is one copy of each part: this code
+    // is gone through for every task, and beside that of all other warps.
+    // `stage` of `next`, the round's first: 0 nothing is known of it, 2 it is fetched.
+    DEVICE void run_entries(Fetch next, int stage) {
+        Fetch now = {};
+        bool items = false, posts = false, done = true; // items: they are next; posts, done: `now` does, is ready
+        for (;; stage = 0) {
+            bool known = false;
+            uint32_t since = 0;
+            for (uint32_t n = 1; !done || stage < 2; n++) {
+                if (stage == 0 && !items) {
+                    advance(next);
+                    fetch_entry(next);
+                    stage = 1;
+                } else if (stage == 0 && done) {
+                    next = now;
+                    items = take_item(next, known);
+                    stage = !items ? 0 : known ? 2 : 1;
+                } else if (stage == 1) {
+                    fetch_rest(next);
+                    stage = 2;
+                }
+                if (done) continue;
+                if (look(now)) {
+                    done = true;
+                    if (posts) ready(now);
+                } else if ((n & 255) == 0) {
+                    if (!now.holds)
+                        watch(who, since, WAITER_COUNTER, now.group, now.want,
+                              load_relaxed(counters + now.group * COUNTER_STRIDE));
+                    if (s->dying) asm volatile("exit;"); // the record is that of the lanes whose counters are short
+                }
             }
-            const uint32_t signal = item.field(5), signals = item.field(6) >> 16;
-            if (signal != last_signal && lane_id() < SLOT_SIGNALS && lane_id() < signals) {
-                const uint2 w = __ldg(pointer<const uint2>(p->tables + t->signal_at) + signal + lane_id());
-                item.signal = {w.x, w.y};
+            now = next;
+            if (now.instance < 0) return;
+            done = false, posts = now.key() >= 0 || (now.field(0) >> 16 & 0xFF) != ENGINE_POOL;
+            if (posts)
+                post(now);
+            else {
+                who.at(now.instance, now.field(7) >> 16, 0, 0);
+                items = !gate.skips(s->instances[now.instance]);
             }
-            last_signal = signal;
-            const uint32_t group = first_group + (item.by_key ? key : 0);
-            if (group != item.group) item.holds = lane_id() >= count; // else it holds as it did for the item before
-            item.group = group;
-            post(item, key, expert, chosen_by, page, tiles);
-            wait_for(item, key, nullptr);
         }
     }
-
     DEVICE void run() {
         for (round = 0;; round++) {
             who.round(round);
             instance = -1, entry = end = 0;
-            Fetch now = {}, next = {};
-            advance(now);
-            fetch_entry(now);
-            fetch_rest(now, -1);
             gate = gate_wait(who, round);
             barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
             if (lane_id() == 0) s->gates[round % 2] = gate;
             warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
-            run_entries(now, next);
+            run_entries({}, 0);
         }
         post_end();
-    }
-
-    // All entries of the round, from `now` on, which is fetched.
-    DEVICE void run_entries(Fetch &now, Fetch &next) {
-        while (now.instance >= 0) {
-            advance(next);
-            if ((now.field(0) >> 16 & 0xFF) == ENGINE_POOL) {
-                // A pool entry itself is no instruction: its waits, then its items.
-                uint32_t since = 0;
-                who.at(now.instance, now.field(7) >> 16, 0, 0);
-                for (uint32_t n = 1; !look(now); n++)
-                    if ((n & 255) == 0 && !now.holds)
-                        watch(who, since, WAITER_COUNTER, now.group, now.want,
-                              load_relaxed(counters + now.group * COUNTER_STRIDE));
-                if (!gate.skips(s->instances[now.instance])) pool(now);
-                fetch_entry(next);
-                fetch_rest(next, -1);
-            } else {
-                post(now, -1, 0, 0, now.field(0) >> 24);
-                wait_for(now, -1, &next);
-            }
-            now = next;
-        }
     }
     // The kernel's end, for the compute warps and the finishers.
     DEVICE void post_end() {

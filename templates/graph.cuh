@@ -60,15 +60,15 @@ static DEVICE Gate node_gate(const EngineNode &node) {
 }
 
 template <class Model> static DEVICE void dispatch_node(Dispatch<Model> &d, const EngineNode &node) {
-    Fetch now = {}, next = {};
+    Fetch first = {};
     d.instance = -1, d.entry = d.end = 0;
-    d.advance(now);
-    d.fetch_entry(now);
-    d.fetch_rest(now, -1);
-    if (now.instance >= 0) {
+    d.advance(first);
+    d.fetch_entry(first);
+    d.fetch_rest(first);
+    if (first.instance >= 0) {
         if (node.flags & NODE_FIRST) grid_wait();
         d.gate = node_gate(node);
-        d.run_entries(now, next);
+        d.run_entries(first, 2);
     }
     d.post_end();
 }

@@ -81,7 +81,7 @@ template <class Model> struct Dispatch {
     DEVICE bool take_item(Fetch &f, bool &known) {
         const uint32_t place = taken++ % ITEM_ROOM, last = f.field(0) & 0xFFFF;
         const int before = f.key();
-        barrier_wait(who, s->item_full[place], (taken - 1) / ITEM_ROOM & 1);
+        barrier_wait(s->item_full[place], (taken - 1) / ITEM_ROOM & 1);
         if (lane_id() < ITEM_WORDS) f.word = reinterpret_cast<const uint32_t *>(&s->items[place])[lane_id()];
         warp_arrive(shared_address(&s->item_free[place]));
         strips += f.field(13);
@@ -96,7 +96,7 @@ template <class Model> struct Dispatch {
         const int key = f.key();
         const uint32_t expert = f.field(9), chosen_by = f.field(10), page = f.field(11), tiles = f.field(12);
         const uint32_t place = number % SLOTS;
-        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
+        barrier_wait(s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
         uint32_t *step = reinterpret_cast<uint32_t *>(&slot.step);
         step[lane_id()] = f.step[0];
@@ -120,7 +120,7 @@ template <class Model> struct Dispatch {
             at.first_input = slot.step.parts > 1 ? at.part * slot.step.k : 0;
             at.in = slot.step.in + at.first_input * Activations<Model::WIDE>::BYTES +
                     (key > 0 ? (uint32_t)key * slot.step.in_item : 0);
-            at.stream = tiles == 0;
+            at.tiles = tiles;
             at.start = gate.start, at.rows = gate.rows;
             at.skip = gate.skips(in) || gate.halted(f.instance, w7 >> 16);
             if (!at.skip && !slot.step.direct) strips += at.strips;
@@ -130,14 +130,6 @@ template <class Model> struct Dispatch {
                        (slot.step.in_item     ? key + 1
                         : slot.step.parts > 1 ? at.part + 1
                                               : 0);
-            if (p->trace) {
-                EngineTrace *trace =
-                    pointer<EngineTrace>(p->trace) + blockIdx.x * p->trace_room + number % p->trace_room;
-                // One that only has inputs loaded is none of its step's tasks.
-                trace->instance = outputs && at.strips == 0 ? ~0u : f.instance,
-                trace->step = w7 >> 16 | (max(tiles, 1) - 1) << 16;
-                trace->posted = nanoseconds();
-            }
         }
         warp_arrive(shared_address(&s->posted[place]));
         who.at(f.instance, w7 >> 16, (int)w1, (int)w2);
@@ -165,13 +157,11 @@ template <class Model> struct Dispatch {
             f.holds = (int)(load_counter<(Model::RANKS > 1)>(counters + f.group * COUNTER_STRIDE) - f.want) >= 0;
         return __all_sync(~0u, f.holds);
     }
-    DEVICE void ready(const Fetch &f) {
-        if constexpr (Model::RESIDENT)
-            wait_more(f);
-        else
+    DEVICE void ready(const Fetch &f, bool more) {
+        if constexpr (!Model::RESIDENT)
             grid_wait(), grid_release();
-        if (p->trace && lane_id() == 0)
-            pointer<EngineTrace>(p->trace)[blockIdx.x * p->trace_room + number % p->trace_room].ready = nanoseconds();
+        else if (more)
+            wait_more(f);
         warp_arrive(shared_address(&s->ready[number % SLOTS]));
         number++;
     }
@@ -184,6 +174,7 @@ template <class Model> struct Dispatch {
         bool items = false, posts = false, done = true; // items: they are next; posts, done: `now` does, is ready
         for (;; stage = 0) {
             bool known = false;
+            const bool more = (now.field(6) & 0xFFFF) > 32; // waits
             uint32_t since = 0;
             for (uint32_t n = 1; !done || stage < 2; n++) {
                 if (stage == 0 && !items) {
@@ -201,7 +192,7 @@ template <class Model> struct Dispatch {
                 if (done) continue;
                 if (look(now)) {
                     done = true;
-                    if (posts) ready(now);
+                    if (posts) ready(now, more);
                 } else if ((n & 255) == 0) {
                     if (!now.holds)
                         watch(who, since, WAITER_COUNTER, now.group, now.want,
@@ -225,7 +216,7 @@ template <class Model> struct Dispatch {
             who.round(round);
             instance = -1, entry = end = 0;
             gate = gate_wait(who, round);
-            barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
+            barrier_wait(s->gate_free[round % 2], (round / 2 & 1) ^ 1);
             if (lane_id() == 0) s->gates[round % 2] = gate;
             warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
@@ -236,7 +227,7 @@ template <class Model> struct Dispatch {
     // The kernel's end, for the compute warps and the finishers.
     DEVICE void post_end() {
         const uint32_t place = number % SLOTS;
-        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
+        barrier_wait(s->freed[place], (number / SLOTS & 1) ^ 1);
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;

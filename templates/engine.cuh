@@ -3,6 +3,7 @@
 #define TILEGEN_ENGINE_CUH
 #include "attention.cuh"
 #include "control.cuh"
+#include "reporter.cuh"
 
 template <int REGISTERS> DEVICE void registers_down() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
@@ -58,10 +59,8 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         default: choose<Model>(c); break;
         }
         c.meet();
-        if (c.warp == 0 && op != RUN_ROUTE_ROWS) {
-            trace_end(*c.p, c.number);
-            signal_all(*c.p, *c.s, c.slot().at, 0);
-        }
+        c.number = opaque(c.number); // what follows from it is found anew, not kept beside the bodies' registers
+        if (c.warp == 0 && c.slot().step.op != RUN_ROUTE_ROWS) signal_all(*c.p, *c.s, c.slot().at, 0);
         c.leave();
         c.wait_posted();
     }
@@ -103,8 +102,8 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
             control.run();
-        } else if (lane_id() == 0)
-            report_role<Model>(who);
+        } else if (__any_sync(~0u, lane_id() == 0 && report_role<Model>(who)))
+            end_waits(who, NULL);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
         Compute c = {&p, &s, 0, 0, who, warp - 4, opaque(pages_address())};

@@ -165,10 +165,7 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
         if (thread == 0) routes->active = (int)active, routes->rows = rows;
     }
     c.meet();
-    if (c.warp == 0) {
-        trace_end(*c.p, c.number);
-        signal_all(*c.p, *c.s, slot.at, 0);
-    }
+    if (c.warp == 0) { signal_all(*c.p, *c.s, slot.at, 0); }
     if (c.warp != 1) return;
     const EngineSignal *credits = pointer<const EngineSignal>(c.p->tables + t->signal_at) + pool.credit;
     uint32_t *counters = pointer<uint32_t>(c.p->slab + t->counter_at);

@@ -38,7 +38,7 @@ struct Instruction {
     uint32_t expert, rows_of_key;       // of a pool's item: the expert, a bit for each row that chose it
     uint32_t page, chunks;              // pages are taken round and round
     uint32_t strips, first_strip;       // of packed weights; those before it, of all tasks that have finishers
-    uint32_t stream;                    // its tiles come as tickets, each with the first page of its weights
+    uint32_t tiles;                     // of a pool's step; 0: they come as tickets, each with its first page
     uint32_t in, first_input;           // where a linear op's inputs lie in the slab; the first of a part of them
     uint32_t signal, signal_count;
     EngineSignal signals[SLOT_SIGNALS]; // the first ones
@@ -163,7 +163,7 @@ struct Waiter {
     }
     // Of a compute warp: its slot. A store alone, since it is on the way of every task.
     DEVICE void at_place(uint32_t warp, uint32_t place) const {
-        if (lane_id() == 0) s->waiters[warp].lo = (int)place;
+        if (lane_id() == 0) s->waiters[opaque(warp)].lo = (int)place;
     }
     DEVICE void round(uint32_t number) const {
         if (lane_id() == 0) mine().round = number;
@@ -193,60 +193,11 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
 }
 
 // By a whole warp: the vote tells the compiler that the loop is uniform. These waits are everywhere and on the way of
-// everything, so they leave no record: the reporter says of a warp without one that it waited inside its block.
-DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
+// everything, so they do nothing else: where the kernel is given up, the reporter ends them (end_waits).
+DEVICE void barrier_wait(const uint64_t &barrier, uint32_t parity) {
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
-        if (w.s->dying) asm volatile("exit;");
-}
-// The same, for warps with registers to spare. The word's address is taken from the barrier's: that of `w.s` would be
-// found anew, before the loop, which takes as long as the wait.
-DEVICE void barrier_wait_fast(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
-    const uint32_t at = shared_address(&barrier);
-    while (!__all_sync(~0u, barrier_try(at, parity))) {
-        const volatile char *dying = reinterpret_cast<const volatile char *>(&w.s->dying);
-        if (shared_word(opaque(at) + (uint32_t)(dying - reinterpret_cast<const volatile char *>(&barrier))))
-            asm volatile("exit;");
-    }
-}
-
-// The block's records, once others have come to theirs.
-DEVICE void report_all(const Waiter &w) {
-    for (uint64_t until = nanoseconds() + 20000000; nanoseconds() < until;) __nanosleep(20000);
-    for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) {
-        volatile EngineReport *to =
-            pointer<EngineReport>(w.p->report) + (blockIdx.x * (ENGINE_THREADS / 32) + warp) % REPORT_RECORDS;
-        const volatile EngineReport *from = &w.s->waiters[warp];
-        if (from->kind == 0 && (warp == 2 || warp == 3)) continue; // they wait for the host and for time
-        const uint32_t kind = from->kind ? from->kind : WAITER_RING;
-        to->worker = blockIdx.x, to->role = warp == 0 ? ROLE_LOAD : warp == 2 ? ROLE_CONTROL : ROLE_COMPUTE;
-        if (warp >= COMPUTE_FIRST && warp < COMPUTE_FIRST + COMPUTE_WARPS) {
-            const Instruction &at = w.s->slots[from->lo].at;
-            to->instance = at.instance, to->step = at.body_step, to->lo = at.lo, to->hi = at.hi, to->round = at.round;
-        } else {
-            to->instance = from->instance, to->step = from->step, to->lo = from->lo, to->hi = from->hi;
-            to->round = from->round;
-        }
-        to->group = from->group, to->want = from->want, to->have = from->have, to->timed_out = from->timed_out;
-        __threadfence_system();
-        to->kind = kind;
-    }
-    __threadfence_system();
-}
-
-// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
-// their records to the host. It outlives the copies on their way into the block's shared memory. A block of each rank
-// tells the other ranks.
-template <class Model> DEVICE void report_role(const Waiter &w) {
-    const uint32_t *abort = pointer<uint32_t>(w.p->abort);
-    while (!(Model::RANKS > 1 ? load_relaxed_system(abort) : load_relaxed(abort))) {
-        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
-        __nanosleep(20000);
-    }
-    for (int rank = 0; Model::RANKS > 1 && blockIdx.x == 0 && rank < Model::RANKS; rank++)
-        store_release_system(pointer<uint32_t>(w.p->peers[rank] + (w.p->abort - w.p->slab)), 1);
-    w.s->dying = 1;
-    report_all(w);
+        ;
 }
 
 // The block's barriers, by its first 32 threads.
@@ -264,16 +215,6 @@ DEVICE void barriers_init(Shared &s, int thread) {
     if (thread < ITEM_ROOM) init(s.item_full[thread], WARP), init(s.item_free[thread], WARP);
     if (thread == 0) init(s.group, COMPUTE);
     if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-// A task's beginning and end, for the trace.
-DEVICE void trace_begin(const EngineParams &p, uint32_t number) {
-    if (p.trace && lane_id() == 0)
-        pointer<EngineTrace>(p.trace)[worker_id() * p.trace_room + number % p.trace_room].begun = nanoseconds();
-}
-DEVICE void trace_end(const EngineParams &p, uint32_t number) {
-    if (p.trace && lane_id() == 0)
-        pointer<EngineTrace>(p.trace)[worker_id() * p.trace_room + number % p.trace_room].ended = nanoseconds();
 }
 
 // Of a tile that streams: it has few signals, to this rank, one for all of its rows.

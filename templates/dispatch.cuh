@@ -49,7 +49,7 @@ template <class Model> struct Dispatch {
     }
     DEVICE void fetch_entry(Fetch &f) {
         if (f.instance < 0) return;
-        f.word = lane_id() == 8 ? ~0u : 1; // no key, one tile
+        f.word = lane_id() == 8 ? ~0u : lane_id() == 12; // no key, one tile
         if (lane_id() < 8) f.word = __ldg(pointer<const uint32_t>(p->tables + t->entry_at) + f.index * 8 + lane_id());
         if (lane_id() < LAYER_WORDS)
             f.layer = __ldg(pointer<const unsigned long long>(p->layers) +
@@ -86,8 +86,9 @@ template <class Model> struct Dispatch {
         warp_arrive(shared_address(&s->item_free[place]));
         strips += f.field(13);
         const int key = f.key();
+        const bool waits = lane_id() < (f.field(6) & 0xFFFF);
         known = before >= 0 && (f.field(0) & 0xFFFF) == last;
-        if (known && f.per_key && key != before) f.group += key - before, f.holds = lane_id() >= (f.field(6) & 0xFFFF);
+        if (known && f.per_key && key != before) f.group += key - before, f.holds = !waits;
         return key >= 0;
     }
 

@@ -87,18 +87,20 @@ template <class Model> DEVICE bool report_role(const Waiter &w) {
     return true;
 }
 
-// Ends the waits of all warps, which look at nothing but their barriers: completes phase after phase, and lets what
-// comes next be the kernel's end. What a warp still does on its way there is nobody's any more. By a whole warp, which
-// so outlives the copies on their way into the block's shared memory. Barriers whose arrivals bring bytes or are
-// several at once, of full pages and of strips, are left alone until those who arrive there have gone: it would be an
-// error if they came upon a phase that lacks fewer. `done`: a barrier that says when all are gone, or NULL.
+// Ends the waits of all warps, which look at nothing but their barriers: those for dispatch and the loader, who look
+// whether somebody is dying and have left. Whatever is waited for is posted and ready, and is the kernel's end; at last
+// all pages are full. What a warp still does on its way there is nobody's any more. By a whole warp, which so outlives
+// the copies on their way into the block's shared memory. `done`: a barrier that says when all are gone, or NULL.
 DEVICE void end_waits(const Waiter &w, const uint64_t *done) {
     Shared &s = *w.s;
-    const uint32_t first = shared_address(&s.full[0]), end = shared_address(&s.item_free[ITEM_ROOM - 1]) + 8;
+    auto complete = [&](const uint64_t *barriers, uint32_t count) { // an arrival at a time: nobody knows what they lack
+        for (uint32_t i = lane_id(); i < count; i += 32)
+#pragma unroll 1
+            for (int n = 0; n < 8; n++) barrier_arrive(shared_address(barriers + i));
+    };
     const uint64_t begin = nanoseconds();
     for (uint64_t now = begin; now < begin + 100000000; now = nanoseconds()) {
         const int lane = lane_id();
-        const bool late = now > begin + 50000000;
         if (done && __all_sync(~0u, barrier_test(shared_address(done), 0))) return;
         if (lane < SLOTS) s.slots[lane].step.op = RUN_LEAVE, s.slots[lane].at.skip = 0;
         if (lane < STRIP_SLOTS) s.summed[lane].key = -1;
@@ -106,11 +108,10 @@ DEVICE void end_waits(const Waiter &w, const uint64_t *done) {
         if (lane < MAX_PAGES) s.loaded[lane].key = -1;
         if (lane < 2) s.gates[lane].flags = GATE_EXIT;
         __syncwarp();
-        for (uint32_t at = first + 8 * lane; at < end; at += 8 * 32)
-            if (late || (at >= shared_address(&s.empty[0]) &&
-                         (at < shared_address(&s.strip_full[0]) || at >= shared_address(&s.strip_free[0]))))
-#pragma unroll 1
-                for (int n = 0; n < 16; n++) barrier_arrive(at);
+        complete(s.posted, SLOTS), complete(s.ready, SLOTS);
+        complete(s.gate_full, 2), complete(s.gate_free, 2);
+        complete(s.item_full, ITEM_ROOM), complete(s.item_free, ITEM_ROOM);
+        if (now > begin + 50000000) complete(s.full, MAX_PAGES);
         __syncwarp();
     }
 }

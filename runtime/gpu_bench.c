@@ -218,7 +218,6 @@ Exit gpu_trace(const Decoder *decoder, bool on) {
         return EXIT_INPUT;
     }
     gpu->params.trace = on ? gpu->memory[MEMORY_TRACE].at : 0;
-    gpu->params.trace_room = on ? (uint32_t)gpu->trace_room : 0;
     return EXIT_OK;
 }
 

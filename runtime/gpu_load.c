@@ -204,6 +204,7 @@ static bool tables_load(Gpu *gpu) {
     p->ring = gpu->host_at + offsetof(GpuHost, ring);
     p->report = gpu->host_at + offsetof(GpuHost, report);
     p->prompt_host = gpu->host_at + offsetof(GpuHost, prompt);
+    p->trace_room = (uint32_t)gpu->trace_room; // `trace` is 0 until gpu_trace
     p->context = (uint32_t)gpu->context;
     p->ring_size = RING;
     p->timeout_ms = (uint32_t)(gpu->options.timeout * 1e3);

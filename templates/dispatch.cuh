@@ -81,7 +81,7 @@ template <class Model> struct Dispatch {
     DEVICE bool take_item(Fetch &f, bool &known) {
         const uint32_t place = taken++ % ITEM_ROOM, last = f.field(0) & 0xFFFF;
         const int before = f.key();
-        barrier_wait(s->item_full[place], (taken - 1) / ITEM_ROOM & 1);
+        barrier_wait(who, s->item_full[place], (taken - 1) / ITEM_ROOM & 1);
         if (lane_id() < ITEM_WORDS) f.word = reinterpret_cast<const uint32_t *>(&s->items[place])[lane_id()];
         warp_arrive(shared_address(&s->item_free[place]));
         strips += f.field(13);
@@ -97,7 +97,7 @@ template <class Model> struct Dispatch {
         const int key = f.key();
         const uint32_t expert = f.field(9), chosen_by = f.field(10), page = f.field(11), tiles = f.field(12);
         const uint32_t place = number % SLOTS;
-        barrier_wait(s->freed[place], (number / SLOTS & 1) ^ 1);
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         Slot &slot = s->slots[place];
         uint32_t *step = reinterpret_cast<uint32_t *>(&slot.step);
         step[lane_id()] = f.step[0];
@@ -217,7 +217,7 @@ template <class Model> struct Dispatch {
             who.round(round);
             instance = -1, entry = end = 0;
             gate = gate_wait(who, round);
-            barrier_wait(s->gate_free[round % 2], (round / 2 & 1) ^ 1);
+            barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
             if (lane_id() == 0) s->gates[round % 2] = gate;
             warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
@@ -228,7 +228,7 @@ template <class Model> struct Dispatch {
     // The kernel's end, for the compute warps and the finishers.
     DEVICE void post_end() {
         const uint32_t place = number % SLOTS;
-        barrier_wait(s->freed[place], (number / SLOTS & 1) ^ 1);
+        barrier_wait(who, s->freed[place], (number / SLOTS & 1) ^ 1);
         if (lane_id() == 0) {
             s->slots[place].step.op = RUN_LEAVE;
             s->slots[place].at.skip = 0;

@@ -102,8 +102,8 @@ template <class Model> DEVICE void engine(const EngineParams &p) {
         } else if (warp == 2) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
             control.run();
-        } else if (__any_sync(~0u, lane_id() == 0 && report_role<Model>(who)))
-            end_waits(who, NULL);
+        } else if (lane_id() == 0)
+            report_role<Model>(who);
     } else if (warp < 4 + COMPUTE_WARPS) {
         registers_up<Model::COMPUTE_REGISTERS>();
         Compute c = {&p, &s, 0, 0, who, warp - 4, opaque(pages_address())};

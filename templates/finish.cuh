@@ -199,7 +199,7 @@ template <class Model> static DEVICE void finish_linear(const Finisher &f, const
             old[0] = Act::load_input(x, n), old[1] = Act::load_input(x + e.row, n);
             old[2] = Act::load_input(x, n + 8), old[3] = Act::load_input(x + e.row, n + 8);
         }
-        barrier_wait(f.s->strip_full[place], q / STRIP_SLOTS & 1);
+        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         NormFactor norm;
         if (!known) norm.load(f, at_place, strip * warps_k, warps_k);
         add_partials(f, place, warps_k, v);
@@ -230,7 +230,7 @@ template <class Model> static DEVICE void finish_stream(const Finisher &f, const
     const uint32_t first = slot.at.first_strip;
     for (uint32_t q = first + (f.index - first) % FINISHERS;; q += FINISHERS) {
         const uint32_t place = q % STRIP_SLOTS;
-        barrier_wait(f.s->strip_full[place], q / STRIP_SLOTS & 1);
+        barrier_wait(f.who, f.s->strip_full[place], q / STRIP_SLOTS & 1);
         float v[4] = {0, 0, 0, 0};
         add_partials(f, place, COMPUTE_WARPS, v);
         if (!known) {
@@ -257,21 +257,21 @@ template <class Model> static DEVICE void finish_stream(const Finisher &f, const
 template <class Model> static DEVICE void finish_role(Finisher &f) {
     for (;; f.number++) {
         const uint32_t place = f.number % SLOTS;
-        barrier_wait(f.s->posted[place], f.number / SLOTS & 1);
+        barrier_wait(f.who, f.s->posted[place], f.number / SLOTS & 1);
         const Slot &slot = f.s->slots[place];
         if (slot.step.op == RUN_LEAVE) return;
         const bool linear = slot.step.op <= RUN_LINEAR_F32;
         if (linear && slot.step.direct && !slot.at.skip) {
             static_assert(FINISHERS == SLOTS, "a place belongs to a finisher");
             if (place == (uint32_t)f.index) { // the compute warps have stored; a release waits, so it is not theirs
-                barrier_wait(f.s->stored[opaque(place)], f.s->direct[opaque(place)] & 1);
+                barrier_wait(f.who, f.s->stored[opaque(place)], f.s->direct[opaque(place)] & 1);
                 __syncwarp();
                 if (lane_id() == 0) f.s->direct[opaque(place)]++;
                 signal_all(*f.p, *f.s, slot.at, slot.at.rows_of_key);
             }
         } else if (linear || slot.at.skip) {
             f.who.at(slot.at.instance, slot.at.body_step, slot.at.lo, slot.at.hi);
-            barrier_wait(f.s->ready[place], f.number / SLOTS & 1);
+            barrier_wait(f.who, f.s->ready[place], f.number / SLOTS & 1);
             if (Model::STREAM_RUNS > 0 && slot.at.tiles == 0)
                 finish_stream<Model>(f, slot, place);
             else if (linear && !slot.at.skip)

@@ -103,14 +103,14 @@ static DEVICE void control_node(Control<Model> &control, const EngineNode &node,
 
 // Until all roles have ended. Waits inside the block are the only ones; one that lasts too long ends the block with a
 // report, and the kernels after it without one. Outlives the copies on their way into the block's shared memory.
-static DEVICE bool time_node(const Waiter &w, const EngineNode &node, const uint64_t &done) {
+static DEVICE void time_node(const Waiter &w, const EngineNode &node, const uint64_t &done) {
     const uint32_t at = shared_address(&done);
     const bool aborted = load_relaxed(pointer<uint32_t>(w.p->abort));
     const uint64_t until = nanoseconds() + (aborted ? 100000 : w.p->timeout_ms * 1000000ull);
     if (aborted) w.s->dying = 1;
     while (!barrier_try(at, 0)) {
         if (nanoseconds() < until) continue;
-        if (aborted) return true;
+        if (aborted) return;
         w.s->dying = 1;
         *pointer<volatile uint32_t>(w.p->abort) = 1;
         for (uint32_t warp = 0; warp < ENGINE_THREADS / 32; warp++) { // as the round numbers them
@@ -122,9 +122,8 @@ static DEVICE bool time_node(const Waiter &w, const EngineNode &node, const uint
             if (instance < NODE_INSTANCES) w.s->slots[place].at.instance = node.instances[instance].layer;
         }
         report_all(w);
-        return true;
+        return;
     }
-    return false;
 }
 
 template <class Model> DEVICE void graph_node(const EngineNode &node) {
@@ -170,7 +169,7 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
             Control<Model> control = {&p, &s, &serving, t, 0, {}, who};
             control_node(control, node, serving, entries);
         } else {
-            if (__any_sync(~0u, lane_id() == 0 && time_node(who, node, done))) end_waits(who, &done);
+            if (lane_id() == 0) time_node(who, node, done);
             return;
         }
     } else if (warp < 4 + COMPUTE_WARPS) {

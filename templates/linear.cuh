@@ -18,7 +18,7 @@ struct Compute {
     DEVICE Slot &slot() const { return s->slots[number % SLOTS]; }
     // The next instruction is written down, though it may not start yet.
     DEVICE void wait_posted() {
-        barrier_wait(s->posted[number % SLOTS], number / SLOTS & 1);
+        barrier_wait_fast(who, s->posted[number % SLOTS], number / SLOTS & 1);
         who.at_place(COMPUTE_FIRST + warp, number % SLOTS);
     }
     // Whether there is time to rehearse: to go through what is to be done once for nothing, so that its code is near
@@ -28,7 +28,7 @@ struct Compute {
         const uint32_t at = shared_address(&s->ready[number % SLOTS]);
         return !__all_sync(~0u, barrier_test(at, number / SLOTS & 1));
     }
-    DEVICE void wait_ready() { barrier_wait(s->ready[number % SLOTS], number / SLOTS & 1); }
+    DEVICE void wait_ready() { barrier_wait_fast(who, s->ready[number % SLOTS], number / SLOTS & 1); }
     DEVICE void leave() { // this warp is done with the instruction
         warp_arrive(shared_address(&s->freed[number % SLOTS]));
         number = opaque(number) + 1; // opaque: else the next slot is found early, and spilled
@@ -36,14 +36,14 @@ struct Compute {
     // The eight compute warps meet; everything written before is seen after.
     DEVICE void meet() {
         warp_arrive(shared_address(&s->group));
-        barrier_wait(s->group, phases >> 31);
+        barrier_wait(who, s->group, phases >> 31);
         phases ^= 1u << 31;
     }
     // Every partial sum has been read, and every warp is here: `partial` and `norm` may be used for other things.
     DEVICE void drain() {
         const uint32_t strips = slot().at.first_strip;
         for (uint32_t i = strips > STRIP_SLOTS ? strips - STRIP_SLOTS : 0; i < strips; i++)
-            barrier_wait(s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
+            barrier_wait_fast(who, s->strip_free[i % STRIP_SLOTS], i / STRIP_SLOTS & 1);
         meet();
     }
 };
@@ -54,7 +54,7 @@ template <class Model> struct Chunks {
     bool held;           // its page has been waited for
     DEVICE void begin(const Instruction &at) { page = at.page, next = 0, held = false; }
     DEVICE void release(Compute &c) {
-        if (!held) barrier_wait(c.s->full[page], c.phases >> page & 1);
+        if (!held) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
         warp_arrive(shared_address(&c.s->empty[page]));
         c.phases ^= 1u << page;
         if (++page == Model::PAGES) page = 0;
@@ -63,7 +63,7 @@ template <class Model> struct Chunks {
     }
     DEVICE uint32_t seek(Compute &c, uint32_t chunk) { // address of a chunk
         while (next < chunk) release(c);
-        if (!held) barrier_wait(c.s->full[page], c.phases >> page & 1);
+        if (!held) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
         held = true;
         return c.pages + page * Model::PAGE_BYTES;
     }
@@ -292,7 +292,7 @@ template <class Weight, class Model> static DEVICE void stream(Compute &c, const
     uint32_t page = c.slot().at.page, strips = first_strip;
     auto push = [&](const float4 &sum, const Quad &ticket) {
         const uint32_t place = strips % STRIP_SLOTS;
-        barrier_wait(c.s->strip_free[place], (strips++ / STRIP_SLOTS & 1) ^ 1);
+        barrier_wait_fast(c.who, c.s->strip_free[place], (strips++ / STRIP_SLOTS & 1) ^ 1);
         reinterpret_cast<float4 *>(c.s->partial[place][c.warp])[lane_id()] = sum;
         if (c.warp == 0) *reinterpret_cast<Quad *>(&c.s->summed[place]) = ticket;
         warp_arrive(shared_address(&c.s->strip_full[place]));
@@ -302,7 +302,7 @@ template <class Weight, class Model> static DEVICE void stream(Compute &c, const
         Quad ticket;
 #pragma unroll
         for (int r = 0; r < RUNS; r++) {
-            if (!dry) barrier_wait(c.s->full[page], c.phases >> page & 1);
+            if (!dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
             if (r == 0) ticket = shared_quad(shared_address(&c.s->loaded[page]));
 #pragma unroll
             for (int j = 0; j < RUN; j++) codes[r][j].load(mine + page * Model::PAGE_BYTES + j * Weight::BYTES, 0);
@@ -431,7 +431,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 continue;
             }
             const uint32_t n = first_strip + strip, place = n % STRIP_SLOTS;
-            barrier_wait(c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
+            barrier_wait_fast(c.who, c.s->strip_free[place], (n / STRIP_SLOTS & 1) ^ 1);
             float4 *to = reinterpret_cast<float4 *>(c.s->partial[place][kw]) + lane_id();
             *to =
                 make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]);

@@ -57,9 +57,9 @@ template <class Model> struct Loader {
     DEVICE void next_page(uint32_t page) {
         if (Model::PAGES > PAGES_FLYING) { // `phases` has the parity of a page's last copy
             const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
-            barrier_wait(s->full[before], phases >> before & 1);
+            barrier_wait(who, s->full[before], phases >> before & 1);
         }
-        barrier_wait(s->empty[page], phases >> page & 1);
+        barrier_wait(who, s->empty[page], phases >> page & 1);
         phases ^= 1u << page;
     }
 
@@ -85,7 +85,7 @@ template <class Model> struct Loader {
     // Behind a step's last ticket: the pages of a strip, with nothing in them.
     DEVICE void end_stream(uint32_t &page) {
         for (int r = 0; r < Model::STREAM_RUNS; r++) {
-            barrier_wait(s->empty[page], phases >> page & 1);
+            barrier_wait(who, s->empty[page], phases >> page & 1);
             phases ^= 1u << page;
             if (lane_id() == 0) {
                 s->loaded[page].key = -1;
@@ -100,7 +100,7 @@ template <class Model> struct Loader {
     // a step that streams.
     DEVICE void hand(uint32_t which, int key, uint32_t tile, uint32_t n, uint32_t page) {
         const uint32_t place = handed++ % ITEM_ROOM, lane = lane_id();
-        barrier_wait(s->item_free[place], ((handed - 1) / ITEM_ROOM & 1) ^ 1);
+        barrier_wait(who, s->item_free[place], ((handed - 1) / ITEM_ROOM & 1) ^ 1);
         Item &slot = s->items[place];
         if (lane < 8) {
             const EngineEntry &first = s->pool[which].first;
@@ -259,7 +259,6 @@ template <class Model> struct Loader {
                 }
             }
             for (uint32_t i = 0; i < count; i++) {
-                if (s->dying) return;
                 const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
                 if (kind == ENGINE_POOL) {
                     if constexpr (Model::EXPERTS > 0) {
@@ -294,7 +293,7 @@ template <class Model> struct Loader {
         const EngineTables *t = &s->tables;
         for (uint32_t round = 0;; round++) {
             who.round(round);
-            barrier_wait(s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
+            barrier_wait(who, s->gate_full[round % 2], round / 2 & 1); // dispatch alone asks for the gate
             const Gate gate = s->gates[round % 2];
             warp_arrive(shared_address(&s->gate_free[round % 2]));
             if (gate.flags & GATE_EXIT) return;

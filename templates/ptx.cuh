@@ -40,9 +40,6 @@ DEVICE void warp_arrive(uint32_t at, uint32_t count = 1) {
     }
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(count) : "memory");
 }
-DEVICE void barrier_arrive(uint32_t at) { // a thread alone
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
 DEVICE void barrier_expect(uint32_t at, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }

@@ -1,5 +1,5 @@
-// reporter: the fourth warp of the load group. It sleeps until something is wrong; then it says what the block's warps
-// wait for, and ends their waits. In rounds that are traced it looks at what the others go through and writes it down:
+// reporter: the fourth warp of the load group. It sleeps until something is wrong; then it ends the block's waits and
+// says what they were for. In rounds that are traced it looks at what the others go through and writes it down:
 // nobody who works stamps anything.
 #ifndef TILEGEN_REPORTER_CUH
 #define TILEGEN_REPORTER_CUH
@@ -68,13 +68,14 @@ DEVICE void report_all(const Waiter &w) {
     __threadfence_system();
 }
 
-// One thread of the block looks whether someone has given up, anywhere; then it writes the records of the block's warps
-// to the host. A block of each rank tells the other ranks. True: the block's waits are to end.
-template <class Model> DEVICE bool report_role(const Waiter &w) {
+// One thread of the block looks whether someone has given up, anywhere; then it ends all waits of the block and writes
+// their records to the host. It outlives the copies on their way into the block's shared memory. A block of each rank
+// tells the other ranks.
+template <class Model> DEVICE void report_role(const Waiter &w) {
     const uint32_t *abort = pointer<uint32_t>(w.p->abort);
     Tracer tracer = {};
     while (!(Model::RANKS > 1 ? load_relaxed_system(abort) : load_relaxed(abort))) {
-        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return false;
+        if (load_acquire_wide(pointer<uint64_t>(w.p->gate) + ENGINE_GATES)) return;
         if (w.p->trace)
             for (uint64_t until = nanoseconds() + 20000; nanoseconds() < until;) tracer.look(w);
         else
@@ -84,35 +85,5 @@ template <class Model> DEVICE bool report_role(const Waiter &w) {
         store_release_system(pointer<uint32_t>(w.p->peers[rank] + (w.p->abort - w.p->slab)), 1);
     w.s->dying = 1;
     report_all(w);
-    return true;
-}
-
-// Ends the waits of all warps, which look at nothing but their barriers: those for dispatch and the loader, who look
-// whether somebody is dying and have left. Whatever is waited for is posted and ready, and is the kernel's end; at last
-// all pages are full. What a warp still does on its way there is nobody's any more. By a whole warp, which so outlives
-// the copies on their way into the block's shared memory. `done`: a barrier that says when all are gone, or NULL.
-DEVICE void end_waits(const Waiter &w, const uint64_t *done) {
-    Shared &s = *w.s;
-    auto complete = [&](const uint64_t *barriers, uint32_t count) { // an arrival at a time: nobody knows what they lack
-        for (uint32_t i = lane_id(); i < count; i += 32)
-#pragma unroll 1
-            for (int n = 0; n < 8; n++) barrier_arrive(shared_address(barriers + i));
-    };
-    const uint64_t begin = nanoseconds();
-    for (uint64_t now = begin; now < begin + 100000000; now = nanoseconds()) {
-        const int lane = lane_id();
-        if (done && __all_sync(~0u, barrier_test(shared_address(done), 0))) return;
-        if (lane < SLOTS) s.slots[lane].step.op = RUN_LEAVE, s.slots[lane].at.skip = 0;
-        if (lane < STRIP_SLOTS) s.summed[lane].key = -1;
-        if (lane < ITEM_ROOM) s.items[lane].key = -1;
-        if (lane < MAX_PAGES) s.loaded[lane].key = -1;
-        if (lane < 2) s.gates[lane].flags = GATE_EXIT;
-        __syncwarp();
-        complete(s.posted, SLOTS), complete(s.ready, SLOTS);
-        complete(s.gate_full, 2), complete(s.gate_free, 2);
-        complete(s.item_full, ITEM_ROOM), complete(s.item_free, ITEM_ROOM);
-        if (now > begin + 50000000) complete(s.full, MAX_PAGES);
-        __syncwarp();
-    }
 }
 #endif

@@ -163,7 +163,7 @@ struct Waiter {
     }
     // Of a compute warp: its slot. A store alone, since it is on the way of every task.
     DEVICE void at_place(uint32_t warp, uint32_t place) const {
-        if (lane_id() == 0) s->waiters[opaque(warp)].lo = (int)place;
+        if (lane_id() == 0) s->waiters[warp].lo = (int)place;
     }
     DEVICE void round(uint32_t number) const {
         if (lane_id() == 0) mine().round = number;
@@ -193,11 +193,21 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
 }
 
 // By a whole warp: the vote tells the compiler that the loop is uniform. These waits are everywhere and on the way of
-// everything, so they do nothing else: where the kernel is given up, the reporter ends them (end_waits).
-DEVICE void barrier_wait(const uint64_t &barrier, uint32_t parity) {
+// everything, so they leave no record: the reporter says of a warp without one that it waited inside its block.
+DEVICE void barrier_wait(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
     const uint32_t at = shared_address(&barrier);
     while (!__all_sync(~0u, barrier_try(at, parity)))
-        ;
+        if (w.s->dying) asm volatile("exit;");
+}
+// The same, for warps with registers to spare. The word's address is taken from the barrier's: that of `w.s` would be
+// found anew, before the loop, which takes as long as the wait.
+DEVICE void barrier_wait_fast(const Waiter &w, const uint64_t &barrier, uint32_t parity) {
+    const uint32_t at = shared_address(&barrier);
+    while (!__all_sync(~0u, barrier_try(at, parity))) {
+        const volatile char *dying = reinterpret_cast<const volatile char *>(&w.s->dying);
+        if (shared_word(opaque(at) + (uint32_t)(dying - reinterpret_cast<const volatile char *>(&barrier))))
+            asm volatile("exit;");
+    }
 }
 
 // The block's barriers, by its first 32 threads.

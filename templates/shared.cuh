@@ -18,6 +18,7 @@ enum {
     NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = MOST_PAGES,
     PAGES_FLYING = 2, // a worker's copies on their way, at most
+    KEYS_FLYING = 4,  // of keys and values, which are smaller
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,

@@ -12,10 +12,10 @@ enum Op {
     RUN_LINEAR_F32,
     RUN_EMBED, // and draft_embed
     RUN_ATTEND,
-    RUN_ATTEND_CHUNKS, // whose keys and values come through pages
+    RUN_ATTEND_CHUNKS, // its keys and values come through pages
     RUN_ATTEND_DRAFT,
     RUN_KEEP, // append and context_append: keys and values into a cache
-    RUN_JOIN, // merge
+    RUN_JOIN, // merge; `parts` are of the rows
     RUN_ROUTE_ROWS,
     RUN_COMBINE_ROWS,
     RUN_SUM_EXPERTS,
@@ -61,10 +61,10 @@ typedef struct EngineStep {
     // and the chunk of its first one, four bits a warp.
     uint32_t regular, run_chunks, run_bytes, first_chunks;
     uint32_t stream; // a pool's tiles go through as they come, without an instruction each: linear.cuh
-    uint32_t strip_outputs, first_strip; // first_strip: of the slot's matrix, where output 0 lies
-    uint32_t slot, norm_slot;            // SLOT_COUNT: none
-    uint32_t item_bytes;                 // an expert's share of its slot
-    uint32_t parts; // of a strip's inputs: `k`, `blocks` and `strip_bytes` are of one. merge: of the rows
+    uint32_t strip_outputs, first_strip;     // first_strip: of the slot's matrix, where output 0 lies
+    uint32_t slot, norm_slot;                // SLOT_COUNT: none
+    uint32_t item_bytes;                     // an expert's share of its slot
+    uint32_t parts;                          // of a strip's inputs: `k`, `blocks` and `strip_bytes` are of one
     uint32_t in, in_row, in_slab_k, in_slab; // inputs, in slabs of in_slab_k a row (0: in one piece)
     uint32_t in_item;                        // a key's share of the inputs
     uint32_t out, out_row, out_item;         // out_item: of a key, or of a rank's slab of an inbox

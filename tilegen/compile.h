@@ -26,10 +26,10 @@ typedef struct Compiled {
     Job job;
     Model *model;
     Sched *sched;
-    Plan *plan;       // NULL after PASS_SCHED
-    Prog *prog;       // NULL after PASS_PLAN
-    char *cuda;       // NULL before PASS_CUDA
-    Cubin *cubin;     // NULL before PASS_CUBIN
+    Plan *plan;   // NULL after PASS_SCHED
+    Prog *prog;   // NULL after PASS_PLAN
+    char *cuda;   // NULL before PASS_CUDA
+    Cubin *cubin; // NULL before PASS_CUBIN
     char *graph_cuda; // of the graph arm, or NULL
     Cubin *graph;
 } Compiled;

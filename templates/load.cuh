@@ -54,9 +54,9 @@ template <class Model> struct Loader {
 
     // Waits until a page may be filled. No more copies are on their way than stream at the memory's rate: whatever else
     // a worker asks for waits behind them, an expert's first page too.
-    template <uint32_t FLYING = PAGES_FLYING> DEVICE void next_page(uint32_t page) {
-        if (Model::PAGES > FLYING) { // `phases` has the parity of a page's last copy
-            const uint32_t before = page - FLYING + (page < FLYING ? Model::PAGES : 0);
+    DEVICE void next_page(uint32_t page) {
+        if (Model::PAGES > PAGES_FLYING) { // `phases` has the parity of a page's last copy
+            const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
             barrier_wait(who, s->full[before], phases >> before & 1);
         }
         barrier_wait(who, s->empty[page], phases >> page & 1);
@@ -173,7 +173,7 @@ template <class Model> struct Loader {
         if (gate.halted(instance, entry.body_step)) return;
         for (uint32_t base = entry.part * KEY_CHUNK; base < end; base += Model::SPLIT * KEY_CHUNK) {
             for (int i = 0; i < 2; i++) {
-                next_page<KEYS_FLYING>(page);
+                next_page(page);
                 if (lane_id() == 0) {
                     const uint32_t full = shared_address(&s->full[page]), bytes = i ? VALUES : KEYS;
                     barrier_expect(full, bytes);

@@ -620,10 +620,6 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
         columns_of<Dims>(step, step.kv_heads > 1 ? at.lo * (int)step.kv_heads / (int)step.heads : 0, at.lo);
     const bool has_own =
         at.start / KEY_CHUNK % Model::SPLIT == at.part || (end() - 1) / KEY_CHUNK % Model::SPLIT == at.part;
-    // Where there are several chunks the warpgroups take turns at the keys: one multiplies while the other weighs. The
-    // parity of the turn at hand: nobody gives one here.
-    uint32_t turn = barrier_test(shared_address(&c.s->turn[c.warp / 4]), 0);
-    auto several = [&] { return (at.part + Model::SPLIT) * KEY_CHUNK < end(); };
     c.meet();
     c.wait_ready();
     const uint64_t in = c.p->slab + step.in;
@@ -694,10 +690,6 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
             fence_bulk_copies();
             c.meet();
         }
-        if (several() && (c.warp >= 4 || base > at.part * KEY_CHUNK)) {
-            barrier_wait(c.who, c.s->turn[c.warp / 4], turn);
-            turn ^= 1;
-        }
         float score[32];
 #pragma unroll
         for (int i = 0; i < 32; i++) score[i] = 0;
@@ -707,10 +699,9 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
         group_begin();
 #pragma unroll
         for (int s = 0; s < STEPS; s++)
-            group_mma(score, query[s], group_operand(keys + s * 16 * KEY_CHUNK * 2, 8 * KEY_CHUNK * 2), s > 0);
+            group_mma(score, query[s], group_operand(keys, 8 * KEY_CHUNK * 2, s * 16 * KEY_CHUNK * 2), s > 0);
         group_end();
         group_keep(score);
-        if (several()) warp_arrive(shared_address(&c.s->turn[c.warp / 4 ^ 1]));
         leave_page();
         const uint32_t values = wait_page();
         if (has_own_rows()) {
@@ -765,7 +756,7 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
 #pragma unroll
             for (int n = 0; n < WIDE; n++)
                 group_mma(out[n], weight[s],
-                          group_operand(values + (s * 16 * Dims::V + n * 64 * 8) * 2, 8 * Dims::V * 2), true);
+                          group_operand(values, 8 * Dims::V * 2, (s * 16 * Dims::V + n * 64 * 8) * 2), true);
         group_end();
 #pragma unroll
         for (int n = 0; n < WIDE; n++) group_keep(out[n]);

@@ -120,7 +120,7 @@ struct Shared {
     uint64_t posted[SLOTS], ready[SLOTS], freed[SLOTS];
     uint64_t stored[SLOTS]; // all compute warps have stored what they compute of a direct task
     uint64_t strip_full[STRIP_SLOTS], strip_free[STRIP_SLOTS];
-    uint64_t group, turn[2]; // turn: of a warpgroup, which the other one gives
+    uint64_t group;
     uint64_t gate_full[2], gate_free[2], item_full[ITEM_ROOM], item_free[ITEM_ROOM];
     Slot slots[SLOTS];
     Instruction control; // what the control warp is at
@@ -263,7 +263,6 @@ DEVICE void barriers_init(Shared &s, int thread) {
     if (thread < 2) init(s.gate_full[thread], WARP), init(s.gate_free[thread], WARP);
     if (thread < ITEM_ROOM) init(s.item_full[thread], WARP), init(s.item_free[thread], WARP);
     if (thread == 0) init(s.group, COMPUTE);
-    if (thread < 2) init(s.turn[thread], COMPUTE / 2);
     if (thread < MAX_PAGES) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 

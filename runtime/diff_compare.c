@@ -20,6 +20,7 @@ static int place_in_blocks(int input, int piece) { // piece: inputs in 16 bytes
     return input - k + k % 32 / piece * 4 * piece + k / 32 * piece + k % piece;
 }
 static const uint8_t *device_at(const Patch *p, int i) {
+    if (p->in_eights) i = i / 8 * (KEY_CHUNK * 8) + i % 8;
     if (p->in_blocks) i = place_in_blocks(p->col + i, 16 / (int)p->device_step);
     return p->device + (size_t)i * p->device_step;
 }

@@ -24,6 +24,7 @@ typedef struct Patch {
     int key, row, col; // of the first; key, or kv head of a cache, or -1; row, or position in a cache
     Tie tie;
     bool in_blocks; // `col` is an input
+    bool in_eights; // of a key: eights of a chunk's positions lie between (abi.h, CACHES)
     bool look_only; // `host` is a copy: nothing is taken over
 } Patch;
 typedef LIST(Patch) Patches;

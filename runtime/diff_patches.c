@@ -89,13 +89,12 @@ void cache_patches(Diff *d, bool drafter, int layer, int head_lo, int head_hi, i
     const DeviceCache *c = device_cache(d, drafter ? m->layer_count + layer : layer);
     for (int head = head_lo; head < head_hi; head++)
         for (int p = from; p < to; p++) {
-            size_t own = (size_t)head * (size_t)e->context + (size_t)p, at = (uint32_t)p & c->mask;
-            size_t k = (size_t)head * c->capacity + at,
-                   v = ((size_t)head * (c->capacity / KEY_CHUNK) + at / KEY_CHUNK) * (size_t)a->v_dim * KEY_CHUNK +
-                       at % KEY_CHUNK;
-            Patch patch = {.device = c->k + k * (size_t)KEY_DIM(a->qk_dim) * 2,
+            size_t own = (size_t)head * (size_t)e->context + (size_t)p;
+            uint32_t place = (uint32_t)p & c->mask, kv = (uint32_t)head;
+            Patch patch = {.device = c->k + key_place(c->capacity, KEY_DIM((uint32_t)a->qk_dim), kv, place, 0) * 2,
                            .host = host->k16 + own * (size_t)a->qk_dim,
                            .device_step = 2,
+                           .in_eights = true,
                            .host_step = 2,
                            .device_kind = NUMBER_BF16,
                            .host_kind = NUMBER_BF16,
@@ -106,9 +105,9 @@ void cache_patches(Diff *d, bool drafter, int layer, int head_lo, int head_hi, i
                            .key = head,
                            .row = p};
             LIST_ADD(d->ctx->arena, out, patch);
-            patch.device = c->v + v * 2;
+            patch.device = c->v + value_place(c->capacity, (uint32_t)a->v_dim, kv, place, 0) * 2;
             patch.host = host->v16 + own * (size_t)a->v_dim;
-            patch.device_step = KEY_CHUNK * 2;
+            patch.device_step = 16, patch.in_eights = false;
             patch.count = a->v_dim;
             patch.channel = 1;
             patch.of = drafter ? "drafter's values" : "values";
@@ -249,12 +248,13 @@ static void best_patches(Diff *d, const Buffer *b, const Region *region, Patches
 
 // A running maximum is a whole number, and another one changes sum and output by a power of two: the device's are
 // brought to the host's where they are neighbours, and to 0 where no key was seen.
-static void part_level(float *device, const Partial *host, int v) {
-    float by = device[0] - host->max;
-    if (device[1] == 0 && host->sum == 0) device[0] = host->max;
-    if (fabsf(by) != 1 || device[1] == 0 || host->sum == 0) return;
-    for (int i = 1; i < v + 2; i++) device[i] *= exp2f(by);
-    device[0] = host->max;
+static void part_level(float *end, float *out, const Partial *host, int v) {
+    float by = end[0] - host->max;
+    if (end[1] == 0 && host->sum == 0) end[0] = host->max;
+    if (fabsf(by) != 1 || end[1] == 0 || host->sum == 0) return;
+    end[1] *= exp2f(by);
+    for (int i = 0; i < v; i++) out[i] *= exp2f(by);
+    end[0] = host->max;
 }
 
 static void part_patches(Diff *d, const Region *region, Patches *out) {
@@ -263,17 +263,17 @@ static void part_patches(Diff *d, const Region *region, Patches *out) {
     int heads = e->shape.heads[d->model->layers[d->layer].attention];
     uint8_t *base = (d->use_before ? d->slab_before : d->slab) + place(d, "part").offset;
     for (int head = region->at[0].lo; head < region->at[0].hi && head < heads; head++)
-        for (int part = region->at[1].lo; part < region->at[1].hi; part++)
+        for (int part = region->at[1].lo; part < region->at[1].hi && part * KEY_CHUNK < d->start + d->rows; part++)
             for (int row = 0; row < d->rows; row++) {
                 Partial *host =
                     &d->rank->parts[((size_t)head * (size_t)e->split + (size_t)part) * MAX_ROWS + (size_t)row];
-                float *device =
-                    (float *)base +
-                    (((size_t)head * (size_t)e->split + (size_t)part) * ENGINE_ROWS + (size_t)row) * (size_t)(v + 2);
-                part_level(device, host, v);
-                Patch max = one_number(device, &host->max, NUMBER_F32, "part's maximum", row),
-                      sum = one_number(device + 1, &host->sum, NUMBER_F32, "part's sum", row),
-                      values = one_number(device + 2, host->out, NUMBER_F32, "part's output", row);
+                float *device = (float *)base +
+                                ((size_t)head * (size_t)e->split + (size_t)part) * ENGINE_ROWS * (size_t)(v + 2),
+                      *end = device + 2 * row, *out_at = device + 2 * ENGINE_ROWS + row * v;
+                part_level(end, out_at, host, v);
+                Patch max = one_number(end, &host->max, NUMBER_F32, "part's maximum", row),
+                      sum = one_number(end + 1, &host->sum, NUMBER_F32, "part's sum", row),
+                      values = one_number(out_at, host->out, NUMBER_F32, "part's output", row);
                 max.channel = 1, sum.channel = 2, values.count = v;
                 max.key = sum.key = values.key = head;
                 max.col = sum.col = part;

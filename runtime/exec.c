@@ -161,6 +161,10 @@ static void page_fault(Exec *e, const char *text) {
 
 // Fills the next chunk of a load entry. True when it could; ends the entry with its last chunk.
 static bool load_chunk(Worker *w, Place *place, const Task *load) {
+    if (load->ring) { // caches are read where they lie
+        place->entry++;
+        return true;
+    }
     Page *page = &w->pages[load->pages[place->chunk]];
     if (page->filled) return false;
     *page = (Page){true, place->instance, load->step, load->lo, load->part, place->chunk};
@@ -173,7 +177,7 @@ static bool load_chunk(Worker *w, Place *place, const Task *load) {
 
 // Uses and releases a task's chunks; the loads that are still to come are made here, by the same worker's load queue.
 static bool use_chunks(Exec *e, Worker *w, const Task *task, int instance) {
-    for (int k = 0; k < task->page_count; k++) {
+    for (int k = 0; k < task->page_count && !task->ring; k++) {
         Page *page = &w->pages[task->pages[k]];
         Place *place = &w->places[ROLE_LOAD];
         while (!page->filled) {

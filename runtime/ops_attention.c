@@ -186,8 +186,9 @@ void op_merge(const OpCall *c) {
     LayerAttention kind = c->e->model->layers[c->layer].attention;
     const Attention *a = &c->e->model->attention[kind];
     int heads = c->e->shape.heads[kind];
+    Index rows = c->run->task->writes[0].at[0];
     for (int head = c->lo; head < c->hi; head++)
-        for (int i = 0; i < c->rows; i++) {
+        for (int i = rows.lo; i < rows.hi && i < c->rows; i++) {
             float out[1024] = {0};
             Partial sum = {0, 0, out};
             for (int part = 0; part < c->e->split; part++)

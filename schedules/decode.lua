@@ -28,6 +28,7 @@ local t = tune {
     page_count = range(1, pages_of(8192), pages_of(16384)),
     heads = choice { 16, 8, 4, 2, 1 },    -- query heads of an attention task, at most
     split = choice { 1, 2, 4, 8, 16 },    -- parts of an attention over all keys; a window's are few
+    key_parts = choice { 128, 0, 2, 4, 8, 16, 32, 64 }, -- the same, at most, where keys come through pages; 0: they do not
     up_strips = choice { 1, 2, 4 },       -- strips of 8 outputs of an experts_up task
     router_parts = choice { 4, 1, 2, 3, 6, 8 }, -- of a large model's router over its inputs
     sum_downs = choice { 1, 0 },          -- 1: downs of all experts in one task, which sums them; 0: a task an expert
@@ -80,14 +81,24 @@ end
 
 local full, window, drafter, experts = model.full, model.window, model.drafter, model.experts
 local one, two = full or window, window or full
+
+-- Keys through pages: a task has 16 query heads that share a key head, and there is one for each worker, about. Parts
+-- beyond a short context cost nothing but their hand-off. 64 positions of keys are a page at most.
+local paged = not host and t.key_parts > 0 and t.split > 1 and full and full.heads // full.kv_heads % 16 == 0
+    and (full.qk_dim + 31) // 32 * 32 * 128 <= t.page_bytes and full.v_dim * 128 <= t.page_bytes and full.v_dim % 64 == 0
+local split = t.split
+if paged then
+    split = t.key_parts
+    while split > 2 and split * (full.heads // tp // 16) > sku.workers do split = split // 2 end
+end
 local hidden = spread(strip, t.waves, model.hidden)
 
 local steps = {
     op "embed"     { tile = hidden },
     op "qkv"       { tile = spread(strip, t.waves, one.qkv_rows // tp, two.qkv_rows // tp), per = "tile" },
     op "append"    { tile = 1 }, -- kv heads
-    op "attention" { tile = group(one, two), split = t.split },
-    op "merge"     { tile = 1 },
+    op "attention" { tile = group(one, two), split = split, full_tile = paged and 16 or nil },
+    op "merge"     { tile = 1, split = not host and split > 1 and rows or 1 },
     op "o_proj"    { tile = hidden },
     op "reduce"    { tile = t.reduce_steps == 2 and tp > 1 and spread(strip, t.waves, model.hidden // tp) or hidden, steps = t.reduce_steps },
     op "head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) },

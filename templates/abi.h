@@ -21,8 +21,10 @@
 // 128 inputs, and lies so that four lanes read 64 bytes side by side: of a block, input 32t + 8i + e of bf16 (e < 8) at
 // place 32i + 8t + e; input 32t + 4i + e of float (e < 4) at place 16i + 4t + e. Other rows lie in order.
 //
-// CACHES. Of a layer, bf16: k [kv_heads][capacity][KEY_DIM(qk_dim)], padded by zeros;
-// v [kv_heads][capacity / 64][v_dim][64], the 64 positions of a chunk side by side. Position p lies at p & mask.
+// CACHES. Of a layer, bf16: k [kv_heads][capacity / 64][KEY_DIM(qk_dim) / 8][64 positions][8 dims], padded by zeros;
+// v [kv_heads][capacity / 8][v_dim][8 positions]. So a chunk of 64 positions is one run of bytes, and in it eight
+// positions by eight dims of a key, or eight dims by eight positions of a value, are 128 bytes side by side, as
+// products of a warpgroup want them in shared memory. Position p lies at p & mask.
 #ifndef TILEGEN_ABI_H
 #define TILEGEN_ABI_H
 #ifdef __CUDACC_RTC__
@@ -39,7 +41,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    ENGINE_ABI = 3,   // of everything here; part of the tables' header
+    ENGINE_ABI = 4,   // of everything here; part of the tables' header
     ENGINE_ROWS = 8,  // columns of a product: the rows of a round
     STRIP_ROWS = 16,  // rows of a strip
     BLOCK_K = 128,    // inputs of a block
@@ -58,6 +60,20 @@ enum {
     ENGINE_SHARED_FIXED = 45056 // shared memory beside the pages, at most
 };
 #define KEY_DIM(qk_dim) (((qk_dim) + 31) / 32 * 32)
+
+// The place of a number in the caches of a layer: of kv head `kv`, place `at` of its `capacity`, dim d.
+#ifdef __CUDACC_RTC__
+#define ABI_FUNCTION static __device__ __forceinline__
+#else
+#define ABI_FUNCTION static inline
+#endif
+ABI_FUNCTION uint64_t key_place(uint32_t capacity, uint32_t key_dim, uint32_t kv, uint32_t at, uint32_t d) {
+    return ((uint64_t)kv * capacity + at / KEY_CHUNK * KEY_CHUNK) * key_dim + d / 8 * (KEY_CHUNK * 8) +
+           at % KEY_CHUNK * 8 + d % 8;
+}
+ABI_FUNCTION uint64_t value_place(uint32_t capacity, uint32_t v_dim, uint32_t kv, uint32_t at, uint32_t d) {
+    return ((uint64_t)kv * capacity + at / 8 * 8) * v_dim + d * 8 + at % 8;
+}
 
 // Weights of a layer by slot: device addresses. Those after SLOT_LAYER belong to the whole model and stand in every
 // table.
@@ -118,7 +134,7 @@ typedef struct EngineQueue {
     uint32_t first, count; // entries; [bodies][workers][3 roles]
 } EngineQueue;
 
-enum { ENGINE_TASK, ENGINE_LOAD, ENGINE_POOL };
+enum { ENGINE_TASK, ENGINE_LOAD, ENGINE_POOL, ENGINE_KEYS }; // keys: a load of keys and values
 typedef struct EngineEntry {
     uint16_t step; // of the kernel's table of steps
     uint8_t kind, page;

@@ -11,6 +11,8 @@
 // to bf16 (for the product with v) alike, whichever chunk came first.
 //
 // Of every 32 dims lane t of a quad holds 8t .. 8t + 7.
+//
+// Layers with full attention may do it another way: attend_chunks, whose keys and values come through pages.
 #ifndef TILEGEN_ATTENTION_CUH
 #define TILEGEN_ATTENTION_CUH
 #include "linear.cuh"
@@ -158,18 +160,15 @@ template <class Dims> struct Before {
             const int row = thread / Dims::SPAN + i * Dims::AT_ONCE;
             key[i] = {0, 0, 0, 0};
             if (row < old && d < Dims::KEY)
-                key[i] = global_quad(pointer<const char>(layer.k) +
-                                     (((uint64_t)kv * layer.capacity + at + row) * Dims::KEY + d) * 2);
+                key[i] = global_quad(pointer<const uint16_t>(layer.k) +
+                                     key_place(layer.capacity, Dims::KEY, kv, at + row, d));
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) { // a thread a dim
             value[i] = {0, 0, 0, 0};
             if (8 * i < old && thread < Dims::V)
-                value[i] = global_quad(
-                    pointer<const char>(layer.v) +
-                    ((((uint64_t)kv * (layer.capacity / KEY_CHUNK) + at / KEY_CHUNK) * Dims::V + thread) * KEY_CHUNK +
-                     at % KEY_CHUNK + 8 * i) *
-                        2);
+                value[i] = global_quad(pointer<const uint16_t>(layer.v) +
+                                       value_place(layer.capacity, Dims::V, kv, at + 8 * i, thread));
         }
         q_norm = head_norm<Dims>(layer.weight[SLOT_Q_NORM], d);
         k_norm = head_norm<Dims>(layer.weight[SLOT_K_NORM], d);
@@ -284,25 +283,20 @@ template <class Dims> struct Piece {
     DEVICE void load_keys(const Slot &slot, int kv, int base) {
         const EngineLayer &layer = slot.layer;
         const int g = lane_id() >> 2, t = lane_id() & 3, at = 4 * (g >> 1) + (g & 1);
-        const char *from =
-            pointer<const char>(layer.k) +
-            (((uint64_t)kv * layer.capacity + ((uint32_t)base & layer.mask) + at) * Dims::KEY + 8 * t) * 2;
+        const uint16_t *from = pointer<const uint16_t>(layer.k) +
+                               key_place(layer.capacity, Dims::KEY, kv, ((uint32_t)base & layer.mask) + at, 8 * t);
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
-            for (int u = 0; u < UNITS; u++) k[j][u] = global_quad(from + (2 * j * Dims::KEY + 32 * u) * 2);
+            for (int u = 0; u < UNITS; u++) k[j][u] = global_quad(from + 2 * j * 8 + 32 * u * KEY_CHUNK);
     }
     DEVICE void load_values(const Slot &slot, int kv, int base) {
         const EngineLayer &layer = slot.layer;
         const int g = lane_id() >> 2, t = lane_id() & 3;
-        const uint32_t ring = (uint32_t)base & layer.mask;
-        const char *from =
-            pointer<const char>(layer.v) +
-            ((((uint64_t)kv * (layer.capacity / KEY_CHUNK) + ring / KEY_CHUNK) * Dims::V + g) * KEY_CHUNK +
-             ring % KEY_CHUNK + 4 * t) *
-                2;
+        const uint16_t *from = pointer<const uint16_t>(layer.v) +
+                               value_place(layer.capacity, Dims::V, kv, ((uint32_t)base & layer.mask) + 4 * t, g);
 #pragma unroll
-        for (int n = 0; n < TILES; n++) v[n] = global_pair(from + n * 8 * KEY_CHUNK * 2);
+        for (int n = 0; n < TILES; n++) v[n] = global_pair(from + n * 8 * 8);
     }
     // From shared memory: `at` positions after the first one there. Those past the end are seen by no row.
     DEVICE void take(const Own<Dims> &own, int at) {
@@ -429,10 +423,17 @@ static DEVICE float softmax_factor(float top, float sum, bool has_sink, float si
     return sum > 0 ? keep / sum : 0;
 }
 
-// A head's part of a split attention, [heads][split][8 rows] of this: (top, sum), then out.
-template <class Dims> static DEVICE float *part_at(uint64_t parts, int split, int head, int part, int row) {
-    return pointer<float>(parts) + (((uint64_t)head * split + part) * ENGINE_ROWS + row) * (Dims::V + 2);
-}
+// A head's part of a split attention, [heads][split] of this: (top, sum) of eight rows, then out of each. Parts
+// that have no chunk of the round are not there.
+template <class Dims> struct Part {
+    static constexpr int FLOATS = ENGINE_ROWS * (Dims::V + 2);
+    uint64_t at; // of part 0
+    DEVICE Part(uint64_t parts, int split, int head) : at(parts + (uint64_t)head * split * FLOATS * 4) {}
+    DEVICE float2 *end(int part, int row) const { return pointer<float2>(at + part * (FLOATS * 4)) + row; }
+    DEVICE float *out(int part, int row) const {
+        return pointer<float>(at + part * (FLOATS * 4)) + ENGINE_ROWS * 2 + row * Dims::V;
+    }
+};
 
 // Dims of a pass of joining key lanes: what all warps' sums leave room for. A row of them takes a power of two.
 template <class Dims> constexpr DEVICE int pass_dims() {
@@ -455,7 +456,8 @@ struct Share {
     DEVICE int pair() const { return warp & ((1 << shift) - 1); }
 };
 
-template <class Dims> static DEVICE void attend(Compute &c) {
+// SPLITS: the keys may be.
+template <class Dims, bool SPLITS> static DEVICE void attend(Compute &c) {
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
@@ -466,7 +468,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     auto share = [&] { return Share(at, c.warp); };
     auto own_from = [&] { return at.start & -PIECE; };
     auto base_of = [&](int piece) {
-        return ((piece >> 2) * (int)step.split + (step.split > 1 ? (int)at.part : 0)) * KEY_CHUNK + (piece & 3) * PIECE;
+        return (SPLITS ? (piece >> 2) * (int)step.split + at.part : piece >> 2) * KEY_CHUNK + (piece & 3) * PIECE;
     };
     // Piece `piece` of this warp: the part's chunks, four pieces each, dealt round the key lanes. Pieces before the
     // window are seen by no row; a layer with a window is not split.
@@ -523,8 +525,8 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     // The key lanes' sums, brought to one maximum and divided, go to shared memory, some dims at a time; then a thread
     // adds them for four dims of a query, in order. A part is not divided: it goes to its place with maximum and sum.
     const int lane = lane_id(), g = lane >> 2, t = lane & 3, thread = c.warp * 32 + lane;
-    const int split = (int)step.split, part = (int)at.part, key_lanes = share().key_lanes(), shift = share().shift,
-              pair = share().pair();
+    const int split = SPLITS ? (int)step.split : 1, part = at.part, key_lanes = share().key_lanes(),
+              shift = share().shift, pair = share().pair();
     const uint64_t sinks = slot.layer.weight[SLOT_SINK];
 #pragma unroll
     for (int h = 0; h < 2; h++)
@@ -549,8 +551,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
         if (split == 1)
             by[1] *= softmax_factor(top, sum, sinks != 0, sink[0]);
         else if (share().key_lane() == 0 && t == 0 && head < at.hi)
-            *reinterpret_cast<float2 *>(part_at<Dims>(c.p->slab + step.out, split, head, part, g)) =
-                make_float2(top, sum);
+            *Part<Dims>(c.p->slab + step.out, split, head).end(part, g) = make_float2(top, sum);
         sink[0] = sink[1];
     }
 #pragma unroll
@@ -583,9 +584,7 @@ template <class Dims> static DEVICE void attend(Compute &c) {
                 }
             if (head >= at.hi) continue;
             if (split > 1) {
-                float2 *to =
-                    reinterpret_cast<float2 *>(part_at<Dims>(c.p->slab + step.out, split, head, part, row) + 2 + d);
-                to[0] = make_float2(sum.x, sum.y), to[1] = make_float2(sum.z, sum.w);
+                *reinterpret_cast<float4 *>(Part<Dims>(c.p->slab + step.out, split, head).out(part, row) + d) = sum;
             } else if (row < at.rows)
                 Dims::Act::store4_input(pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row),
                                         head * Dims::V + d, sum);
@@ -593,69 +592,253 @@ template <class Dims> static DEVICE void attend(Compute &c) {
     }
 }
 
-// Joins the parts of a split attention: a warp a row, a lane two dims at a time. All of a row's parts in one trip.
+// Attention of sixteen query heads of a kv head over a part of all keys: a warp two heads, and all chunks of the part.
+// The loader brings each chunk's keys and values into a page each; products are a warpgroup's, which reads them there.
+// The chunks that the round's own rows are in come as they were before the round, and the rows are written over them.
+// So a row's chunk is folded in one way whichever round it is in.
+template <class Model> static DEVICE void attend_chunks(Compute &c) {
+    using Dims = typename Model::Target;
+    constexpr int STEPS = Dims::KEY / 16, HALF = Dims::ROTARY / 2, WIDE = Dims::V / 64;
+    static_assert(Dims::TERMS == 1 && Dims::QK % 8 == 0 && Dims::ROTARY % 16 == 0 && Dims::V % 64 == 0, "plan_check");
+    struct Room {
+        RopeRows<Dims> rope;
+        Quad key[COMPUTE_WARPS * 32], value[COMPUTE_WARPS * 32]; // a thread's share of the round's own
+    };
+    static_assert(sizeof(Room) <= SCRATCH_BYTES, "scratch");
+    const Slot &slot = c.slot();
+    const EngineStep &step = slot.step;
+    const Instruction &at = slot.at;
+    // What follows from the slot is found anew where it is needed: registers are for queries and sums.
+    auto end = [&] { return at.start + at.rows; };
+    if (at.part * KEY_CHUNK >= end()) { // no chunk
+        c.wait_ready();
+        return;
+    }
+    Room &room = *reinterpret_cast<Room *>(c.s->partial);
+    const int g = lane_id() >> 2, t = lane_id() & 3;
+    c.drain();
+    rope_rows<Dims>(c, step.kind, at.start, room.rope);
+    const Columns column =
+        columns_of<Dims>(step, step.kv_heads > 1 ? at.lo * (int)step.kv_heads / (int)step.heads : 0, at.lo);
+    const bool has_own =
+        at.start / KEY_CHUNK % Model::SPLIT == at.part || (end() - 1) / KEY_CHUNK % Model::SPLIT == at.part;
+    c.meet();
+    c.wait_ready();
+    const uint64_t in = c.p->slab + step.in;
+    uint32_t query[STEPS][4]; // rows g of both heads: dims 16s + 2t and the next, then those eight on
+    {
+        const uint64_t from = in + (uint64_t)g * step.in_row + (column.q + 2 * c.warp * Dims::QK + 2 * t) * 2;
+#pragma unroll
+        for (int i = 0; i < 2 * STEPS; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                query[i / 2][i % 2 * 2 + h] =
+                    8 * i < Dims::QK ? __ldcg(pointer<const uint32_t>(from + (h * Dims::QK + 8 * i) * 2)) : 0;
+    }
+    auto thread = [&] { return c.warp * 32 + lane_id(); };
+    auto key_row = [&] { return thread() / Dims::SPAN; };
+    auto key_d = [&] { return thread() % Dims::SPAN * 8; };
+    auto value_row = [&] { return thread() % ENGINE_ROWS; };
+    auto value_d = [&] { return thread() / ENGINE_ROWS * 8; };
+    if (has_own) {
+        typename Dims::Act::Eight key, value;
+        key.load(in + key_row() % ENGINE_ROWS * step.in_row + (column.k + (key_d() < Dims::QK ? key_d() : 0)) * 2);
+        value.load(in + value_row() * step.in_row + (column.v + (value_d() < Dims::V ? value_d() : 0)) * 2);
+        float x[8];
+        key.get(x);
+        finish_head<Dims>(room.rope, false, {0, 0, 0, 0}, step.eps, key_row() % ENGINE_ROWS, key_d(), x);
+        room.key[thread()] = pack8(x);
+        value.get(x);
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] *= step.value_scale;
+        room.value[thread()] = pack8(x);
+    }
+#pragma unroll
+    for (int i = 0; i < HALF / 8; i++) { // a pair of dims and the one that it turns with are one lane's
+        const float2 cosine = *reinterpret_cast<const float2 *>(&room.rope.cosine[g][8 * i + 2 * t]),
+                     sine = *reinterpret_cast<const float2 *>(&room.rope.sine[g][8 * i + 2 * t]);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            constexpr int AWAY = HALF / 8;
+            uint32_t &low = query[i / 2][i % 2 * 2 + h], &high = query[(i + AWAY) / 2][(i + AWAY) % 2 * 2 + h];
+            const float a = bf16_low(low), b = bf16_high(low), x = bf16_low(high), y = bf16_high(high);
+            low = bf16_pair(a * cosine.x - x * sine.x, b * cosine.y - y * sine.y);
+            high = bf16_pair(x * cosine.x + a * sine.x, y * cosine.y + b * sine.y);
+        }
+    }
+    float top[2] = {NO_SCORE, NO_SCORE}, sum[2] = {0, 0}, out[WIDE][32]; // of rows g of both heads; sums of this lane
+#pragma unroll
+    for (int n = 0; n < WIDE; n++)
+#pragma unroll
+        for (int i = 0; i < 32; i++) out[n][i] = 0;
+    uint32_t page = at.page;
+    auto wait_page = [&] {
+        barrier_wait(c.who, c.s->full[page], c.phases >> page & 1);
+        return c.pages + page * Model::PAGE_BYTES;
+    };
+    auto leave_page = [&] {
+        warp_arrive(shared_address(&c.s->empty[page]));
+        c.phases ^= 1u << page;
+        if (++page == Model::PAGES) page = 0;
+    };
+#pragma unroll 1
+    for (int base = at.part * KEY_CHUNK; base < end(); base += Model::SPLIT * KEY_CHUNK) {
+        auto has_own_rows = [&] { return base + KEY_CHUNK > at.start; };
+        const uint32_t keys = wait_page();
+        if (has_own_rows()) {
+            const uint32_t place = at.start + key_row() - base;
+            if (key_row() < at.rows && place < KEY_CHUNK && key_d() < Dims::KEY)
+                shared_store(keys + (key_d() * KEY_CHUNK + place * 8) * 2, room.key[thread()]);
+            fence_bulk_copies();
+            c.meet();
+        }
+        float score[32];
+#pragma unroll
+        for (int i = 0; i < 32; i++) score[i] = 0;
+        group_keep(score);
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) group_keep(query[s]);
+        group_begin();
+#pragma unroll
+        for (int s = 0; s < STEPS; s++)
+            group_mma(score, query[s], group_operand(keys + s * 16 * KEY_CHUNK * 2, 8 * KEY_CHUNK * 2), s > 0);
+        group_end();
+        group_keep(score);
+        leave_page();
+        const uint32_t values = wait_page();
+        if (has_own_rows()) {
+            // Of positions behind the round nothing is seen, but what lies there is finite.
+            const uint32_t place = at.start + value_row() - base;
+            if (value_row() < at.rows && place < KEY_CHUNK && value_d() < Dims::V) {
+                const Quad &v = room.value[thread()];
+                const uint32_t w[4] = {v.x, v.y, v.z, v.w},
+                               to = values + (place / 8 * 8 * Dims::V + value_d() * 8 + place % 8) * 2;
+#pragma unroll
+                for (int i = 0; i < 8; i++) shared_store_half(to + i * 16, (uint16_t)(w[i / 2] >> i % 2 * 16));
+            }
+            fence_bulk_copies();
+            const int last = (step.causal && g < at.rows ? at.start + g : end() - 1) - base - 2 * t;
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                if (i / 4 * 8 + i % 2 > last) score[i] = NO_SCORE;
+            c.meet();
+        }
+        uint32_t weight[4][4]; // of 16 positions a product
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float most = NO_SCORE;
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                if (i / 2 % 2 == h) most = fmaxf(most, score[i]);
+            float high = fmaxf(top[h], ceilf(quad_max(most) * (Dims::scale() * LOG2_E)));
+            const float keep = top[h] == NO_SCORE ? 0 : exp2_fast(top[h] - high);
+            top[h] = high;
+            if (high == NO_SCORE) high = 0; // nothing seen yet: every weight below is 0
+            sum[h] *= keep;
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                const float a = exp2_fast(__fmaf_rn(score[4 * n + 2 * h], Dims::scale() * LOG2_E, -high)),
+                            b = exp2_fast(__fmaf_rn(score[4 * n + 2 * h + 1], Dims::scale() * LOG2_E, -high));
+                sum[h] += a + b;
+                weight[n / 2][n % 2 * 2 + h] = bf16_pair(a, b);
+            }
+#pragma unroll
+            for (int n = 0; n < WIDE; n++)
+#pragma unroll
+                for (int i = 0; i < 32; i++)
+                    if (i / 2 % 2 == h) out[n][i] *= keep;
+        }
+#pragma unroll
+        for (int n = 0; n < WIDE; n++) group_keep(out[n]);
+#pragma unroll
+        for (int s = 0; s < 4; s++) group_keep(weight[s]);
+        group_begin();
+#pragma unroll
+        for (int s = 0; s < 4; s++)
+#pragma unroll
+            for (int n = 0; n < WIDE; n++)
+                group_mma(out[n], weight[s],
+                          group_operand(values + (s * 16 * Dims::V + n * 64 * 8) * 2, 8 * Dims::V * 2), true);
+        group_end();
+#pragma unroll
+        for (int n = 0; n < WIDE; n++) group_keep(out[n]);
+        leave_page();
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const Part<Dims> part(c.p->slab + step.out, Model::SPLIT, at.lo + 2 * c.warp + h);
+        sum[h] = quad_sum(sum[h]);
+        if (g >= at.rows) continue;
+        if (t == 0) *part.end(at.part, g) = make_float2(top[h], sum[h]);
+#pragma unroll
+        for (int n = 0; n < WIDE; n++)
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                *reinterpret_cast<float2 *>(part.out(at.part, g) + n * 64 + 8 * i + 2 * t) =
+                    make_float2(out[n][4 * i + 2 * h], out[n][4 * i + 2 * h + 1]);
+    }
+}
+
+// Joins the parts of a split attention, for some of the rows. A warp takes 16 dims of a row of a head: four lanes have
+// those of a part, and all parts come in one trip.
 template <class Model> static DEVICE void join_parts(Compute &c) {
     using Dims = typename Model::Target;
-    constexpr int SPLIT = Model::SPLIT, BATCH = SPLIT < 16 ? SPLIT : 16, EACH = (Dims::V + 63) / 64;
+    constexpr int SPLIT = Model::SPLIT, ENDS = (SPLIT + 31) / 32, TURNS = (SPLIT + 7) / 8, SLICES = (Dims::V + 15) / 16;
     const Slot &slot = c.slot();
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const uint64_t sinks = slot.layer.weight[SLOT_SINK];
-    const int lane = lane_id(), row = c.warp;
+    const int lane = lane_id(), mine = lane >> 2, chunks = (at.start + at.rows + KEY_CHUNK - 1) / KEY_CHUNK,
+              there = min(chunks, SPLIT), rows = ENGINE_ROWS / (int)step.parts;
     c.wait_ready();
-    if (row >= at.rows) return;
 #pragma unroll 1
-    for (int head = at.lo; head < at.hi; head++) {
-        const float *first = part_at<Dims>(c.p->slab + step.in, SPLIT, head, 0, row);
-        constexpr int PITCH = ENGINE_ROWS * (Dims::V + 2); // from part to part
+    for (int unit = c.warp; unit < (at.hi - at.lo) * rows * SLICES; unit += COMPUTE_WARPS) {
+        const int head = at.lo + unit / SLICES / rows, row = at.part * rows + unit / SLICES % rows,
+                  d = unit % SLICES * 16 + (lane & 3) * 4;
+        if (row >= at.rows) continue;
+        const Part<Dims> parts(c.p->slab + step.in, SPLIT, head);
         const float sink = sinks ? __ldg(pointer<const float>(sinks) + head) : 0;
-        float2 end[(SPLIT + 31) / 32], out[EACH];
+        float2 end[ENDS];
+        float4 out[TURNS], total = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < ENDS; i++) { // a part a lane
+            end[i] = make_float2(NO_SCORE, 0);
+            if (lane + 32 * i < there) end[i] = __ldcg(parts.end(lane + 32 * i, row));
+        }
+#pragma unroll
+        for (int i = 0; i < TURNS; i++) {
+            out[i] = make_float4(0, 0, 0, 0);
+            if (mine + 8 * i < there && (Dims::V % 16 == 0 || d < Dims::V))
+                out[i] = __ldcg(reinterpret_cast<const float4 *>(parts.out(mine + 8 * i, row) + d));
+        }
         float top = NO_SCORE, sum = 0;
 #pragma unroll
-        for (int i = 0; i < (SPLIT + 31) / 32; i++) { // a part a lane
-            end[i] = make_float2(NO_SCORE, 0);
-            if (lane + 32 * i < SPLIT)
-                end[i] = __ldcg(reinterpret_cast<const float2 *>(first + (lane + 32 * i) * PITCH));
+        for (int i = 0; i < ENDS; i++) top = fmaxf(top, end[i].x);
+#pragma unroll
+        for (int away = 16; away; away /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, away));
+#pragma unroll
+        for (int i = 0; i < ENDS; i++) {
+            end[i].x = exp2_fast(end[i].x - (top == NO_SCORE ? 0 : top));
+            sum += end[i].y * end[i].x;
         }
 #pragma unroll
-        for (int e = 0; e < EACH; e++) out[e] = make_float2(0, 0);
+        for (int i = 0; i < TURNS; i++) {
+            const float weight = __shfl_sync(~0u, end[i / 4].x, (mine + 8 * i) % 32);
+            total.x += out[i].x * weight, total.y += out[i].y * weight;
+            total.z += out[i].z * weight, total.w += out[i].w * weight;
+        }
 #pragma unroll
-        for (int base = 0; base < SPLIT; base += BATCH) {
-            float2 theirs[BATCH][EACH];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++)
-#pragma unroll
-                for (int e = 0; e < EACH; e++) {
-                    const int d = 2 * lane + 64 * e;
-                    theirs[i][e] = make_float2(0, 0);
-                    if (base + i < SPLIT && (Dims::V % 64 == 0 || d < Dims::V))
-                        theirs[i][e] = __ldcg(reinterpret_cast<const float2 *>(first + (base + i) * PITCH + 2 + d));
-                }
-            if (base == 0) {
-#pragma unroll
-                for (int i = 0; i < (SPLIT + 31) / 32; i++) top = fmaxf(top, end[i].x);
-#pragma unroll
-                for (int step2 = 16; step2; step2 /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step2));
-                const float high = top == NO_SCORE ? 0 : top;
-#pragma unroll
-                for (int i = 0; i < (SPLIT + 31) / 32; i++) end[i].x = exp2_fast(end[i].x - high), end[i].y *= end[i].x;
-            }
-#pragma unroll
-            for (int i = 0; i < BATCH && base + i < SPLIT; i++) {
-                const float weight = __shfl_sync(~0u, end[(base + i) / 32].x, (base + i) % 32);
-                sum += __shfl_sync(~0u, end[(base + i) / 32].y, (base + i) % 32);
-#pragma unroll
-                for (int e = 0; e < EACH; e++) out[e].x += theirs[i][e].x * weight, out[e].y += theirs[i][e].y * weight;
-            }
+        for (int away = 16; away; away /= 2) {
+            sum += __shfl_xor_sync(~0u, sum, away);
+            if (away < 4) continue;
+            total.x += __shfl_xor_sync(~0u, total.x, away), total.y += __shfl_xor_sync(~0u, total.y, away);
+            total.z += __shfl_xor_sync(~0u, total.z, away), total.w += __shfl_xor_sync(~0u, total.w, away);
         }
         const float factor = softmax_factor(top, sum, sinks != 0, sink);
-#pragma unroll
-        for (int e = 0; e < EACH; e++) {
-            const int d = 2 * lane + 64 * e;
-            char *to = pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row);
-            if (d < Dims::V) // a pair stays a pair
-                Dims::Act::store2_input(to, head * Dims::V + d, make_float2(out[e].x * factor, out[e].y * factor));
-        }
+        if (mine == 0 && (Dims::V % 16 == 0 || d < Dims::V))
+            Dims::Act::store4_input(
+                pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row), head * Dims::V + d,
+                make_float4(total.x * factor, total.y * factor, total.z * factor, total.w * factor));
     }
 }
 
@@ -690,19 +873,15 @@ template <class Dims, bool FUSED> static DEVICE void keep_rows(Compute &c) {
         key.get(x);
         finish_head<Dims>(rope, layer.weight[SLOT_K_NORM], norm, step.eps, row % ENGINE_ROWS, d, x);
         const uint32_t place = (uint32_t)(at.start + row) & layer.mask,
-                       value_place = (uint32_t)(at.start + value_row) & layer.mask;
+                       value_at = (uint32_t)(at.start + value_row) & layer.mask;
         if (has_key)
             *reinterpret_cast<Quad *>(pointer<char>(layer.k) +
-                                      (((uint64_t)head * layer.capacity + place) * Dims::KEY + d) * 2) = pack8(x);
+                                      key_place(layer.capacity, Dims::KEY, head, place, d) * 2) = pack8(x);
         if (has_value) {
-            uint16_t *to =
-                pointer<uint16_t>(layer.v) +
-                (((uint64_t)head * (layer.capacity / KEY_CHUNK) + value_place / KEY_CHUNK) * Dims::V + value_d) *
-                    KEY_CHUNK +
-                value_place % KEY_CHUNK;
+            uint16_t *to = pointer<uint16_t>(layer.v) + value_place(layer.capacity, Dims::V, head, value_at, value_d);
             value.get(v);
 #pragma unroll
-            for (int i = 0; i < 8; i++) to[i * KEY_CHUNK] = bf16_round(v[i] * step.value_scale);
+            for (int i = 0; i < 8; i++) to[i * 8] = bf16_round(v[i] * step.value_scale);
         }
         if (head + 1 == at.hi) break;
         if (FUSED)

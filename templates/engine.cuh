@@ -27,9 +27,12 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         }
         switch (op) {
         case RUN_EMBED: embed_rows<Model>(c); break;
-        case RUN_ATTEND: attend<typename Model::Target>(c); break;
+        case RUN_ATTEND: attend<typename Model::Target, (Model::SPLIT > 1 && !Model::PAGED_KEYS)>(c); break;
+        case RUN_ATTEND_CHUNKS:
+            if constexpr (Model::PAGED_KEYS) attend_chunks<Model>(c);
+            break;
         case RUN_ATTEND_DRAFT:
-            if (Model::BLOCK > 1) attend<typename Model::Drafter>(c);
+            if (Model::BLOCK > 1) attend<typename Model::Drafter, false>(c);
             break;
         case RUN_KEEP:
             if (c.slot().step.kind < 2)

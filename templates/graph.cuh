@@ -158,7 +158,8 @@ template <class Model> DEVICE void graph_node(const EngineNode &node) {
         registers_down<Model::LOAD_REGISTERS>();
         if (warp == 0) {
             Loader<Model> loader = {&p, &s, pages_address(), ~0u, 0, 0, who};
-            for (uint32_t instance = 0; instance < t->instances; instance++) loader.run_instance(t, 0, instance, {});
+            const Gate gate = node.flags & NODE_CACHES ? node_gate(node) : Gate{};
+            for (uint32_t instance = 0; instance < t->instances; instance++) loader.run_instance(t, 0, instance, gate);
         } else if (warp == 1) {
             Dispatch<Model> dispatch = {&p, &s, t,  pointer<const uint32_t>(p.slab + t->counter_at), 0, 0, 0,
                                         0,  {}, who};

@@ -159,6 +159,34 @@ template <class Model> struct Loader {
         }
     }
 
+    // The keys and values of a part's chunks, a page each, as far as the round goes. Positions before `start` were
+    // written in earlier rounds: accept waits for every append and then opens the next round's gate, which dispatch
+    // acquires before it hands the round on. What this round appends meanwhile is not taken from here (attend_chunks).
+    DEVICE void fill_keys(const EngineEntry &entry, uint32_t instance, const Gate &gate) {
+        using Dims = typename Model::Target;
+        constexpr uint32_t KEYS = KEY_CHUNK * Dims::KEY * 2, VALUES = KEY_CHUNK * Dims::V * 2;
+        const EngineStep &step = Model::step(entry.step);
+        const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
+        const uint32_t chunks = layer.capacity / KEY_CHUNK, end = gate.start + gate.rows;
+        uint32_t page = entry.page, chunk = entry.lo * step.kv_heads / step.heads * chunks + entry.part;
+        who.at(instance, entry.body_step, entry.lo, entry.hi);
+        if (gate.halted(instance, entry.body_step)) return;
+        for (uint32_t base = entry.part * KEY_CHUNK; base < end; base += Model::SPLIT * KEY_CHUNK) {
+            for (int i = 0; i < 2; i++) {
+                next_page(page);
+                if (lane_id() == 0) {
+                    const uint32_t full = shared_address(&s->full[page]), bytes = i ? VALUES : KEYS;
+                    barrier_expect(full, bytes);
+                    fence_bulk_copies();
+                    bulk_copy(pages + page * Model::PAGE_BYTES, (i ? layer.v : layer.k) + (uint64_t)chunk * bytes,
+                              bytes, full, policy_stream());
+                }
+                if (++page == Model::PAGES) page = 0;
+            }
+            chunk += Model::SPLIT;
+        }
+    }
+
     // Takes items, hands each to dispatch, loads its weights. All lanes: a step of the pool a lane, a key or two a
     // lane. Tiles of a step whose inputs are the same for all keys are claimed where the pool says so. Where they are
     // the key's own a worker takes a run of them, so that it reads few keys' inputs.
@@ -260,12 +288,12 @@ template <class Model> struct Loader {
             }
             for (uint32_t i = 0; i < count; i++) {
                 const uint32_t kind = __shfl_sync(~0u, (uint32_t)entry.kind, i);
-                if (kind == ENGINE_POOL) {
-                    if constexpr (Model::EXPERTS > 0) {
-                        const EngineEntry it =
-                            pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
+                if (kind != ENGINE_LOAD) {
+                    const EngineEntry it = pointer<const EngineEntry>(p->tables + t->entry_at)[queue.first + base + i];
+                    if (Model::PAGED_KEYS && kind == ENGINE_KEYS)
+                        fill_keys(it, instance, gate);
+                    else if constexpr (Model::EXPERTS > 0)
                         pool(t, it, round, instance, gate);
-                    }
                     continue;
                 }
                 const Pieces from = {__shfl_sync(~0u, pieces.from, i),

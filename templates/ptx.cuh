@@ -88,6 +88,13 @@ DEVICE uint32_t shared_word(uint32_t at) {
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
     return v;
 }
+DEVICE void shared_store(uint32_t at, const Quad &v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+}
+DEVICE void shared_store_half(uint32_t at, uint16_t v) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(v) : "memory");
+}
 DEVICE uint32_t shared_half(uint32_t at) {
     uint16_t v;
     asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
@@ -272,6 +279,37 @@ DEVICE void mma_first(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint
                  "{%10, %10, %10, %10};"
                  : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+}
+// Products of a warpgroup: d[64 x 64] += a[64 x 16] b[16 x 64], bf16 in, fp32 sums; d = a b where not `more`. Its warp
+// w has rows 16w .. 16w + 15 of a and d, as mma has them. b is in shared memory: column j of inputs 0-7 is 16 bytes,
+// eight columns are 128 bytes side by side, the next eight follow; inputs 8-15 are `apart` bytes on.
+DEVICE uint64_t group_operand(uint32_t at, uint32_t apart) {
+    return (uint64_t)(128 >> 4) << 32 | (uint64_t)(apart >> 4) << 16 | at >> 4;
+}
+DEVICE void group_mma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool more) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, "
+                 "%11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, "
+                 "%31}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                   "+f"(d[30]), "+f"(d[31])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((uint32_t)more));
+}
+// Around them: what was written to their registers before is seen; they are sent off, and awaited.
+template <int N> DEVICE void group_keep(float (&v)[N]) { // what is done to them is not moved across
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(v[i])::"memory");
+}
+template <int N> DEVICE void group_keep(uint32_t (&v)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(v[i])::"memory");
+}
+DEVICE void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void group_end() {
+    asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 // Sum and maximum over the four lanes of a group 4g .. 4g + 3; every lane gets it.
 DEVICE float quad_sum(float v) {

@@ -12,9 +12,10 @@ enum Op {
     RUN_LINEAR_F32,
     RUN_EMBED, // and draft_embed
     RUN_ATTEND,
+    RUN_ATTEND_CHUNKS, // its keys and values come through pages
     RUN_ATTEND_DRAFT,
     RUN_KEEP, // append and context_append: keys and values into a cache
-    RUN_JOIN, // merge
+    RUN_JOIN, // merge; `parts` are of the rows
     RUN_ROUTE_ROWS,
     RUN_COMBINE_ROWS,
     RUN_SUM_EXPERTS,

@@ -202,7 +202,8 @@ static int content_of(Make *k, int instance, const Task *task) {
 
 static int node_add(Make *k, const Body *body, const Task *task, const Pool *pool, int instance, int rank, int key) {
     Machine *m = k->m;
-    if (m->node_count == MACHINE_NODES || task->page_count > CHUNKS_MAX || (pool && pool->chunks > CHUNKS_MAX)) {
+    if (m->node_count == MACHINE_NODES || task->page_count > CHUNKS_MAX ||
+        (task->ring && k->prog->page_count >= CHUNKS_MAX) || (pool && pool->chunks > CHUNKS_MAX)) {
         k->failed = true;
         return 0;
     }
@@ -278,6 +279,8 @@ static void make_instance(Make *k, const RoundItem *item, int instance) {
         for (int e = 0; e < queue->count; e++) {
             const Entry *entry = &queue->entries[e];
             Slot slot = {.kind = entry->kind, .task = &entry->task, .node = -1};
+            // A ring's chunks are as many as the state says: here none, or more than there are pages.
+            slot.chunks = !entry->task.ring ? entry->task.page_count : instance % 2 ? prog->page_count + 1 : 0;
             switch (entry->kind) {
             case ENTRY_TASK: slot.node = next++; break;
             case ENTRY_LOAD: slot.content = content_of(k, instance, &entry->task); break;
@@ -521,10 +524,11 @@ static int item_page(const Pool *pool, int nth, int chunk) {
 }
 
 // The page that an agent fills or uses next, of the task or item at hand; -1: no chunk is left.
-static int next_page(const Slot *slot, Position at, int chunk) {
+static int next_page(const Machine *m, const Slot *slot, Position at, int chunk) {
     if (slot->kind == ENTRY_POOL)
         return chunk < slot->run->pool->chunks ? item_page(slot->run->pool, at.count, chunk) : -1;
-    return chunk < slot->task->page_count ? slot->task->pages[chunk] : -1;
+    if (chunk >= slot->chunks) return -1;
+    return slot->task->ring ? (slot->task->pages[0] + chunk) % m->prog->page_count : slot->task->pages[chunk];
 }
 
 // Phases. Load: chunks filled. Task: 0 not started, 1 + k: k chunks used. Pool entry that claims: 0 to claim, then for
@@ -535,12 +539,15 @@ Event machine_next(const Machine *m, const State *s, int agent, int *node) {
     *node = -1;
     if (at.slot == a->count) return EVENT_NONE;
     const Slot *slot = &a->slots[at.slot];
-    if (slot->kind == ENTRY_LOAD) return *page_of(m, s, a, slot->task->pages[at.phase]) ? EVENT_NONE : EVENT_QUIET;
     int page;
+    if (slot->kind == ENTRY_LOAD) {
+        page = next_page(m, slot, at, at.phase);
+        return page >= 0 && *page_of(m, s, a, page) ? EVENT_NONE : EVENT_QUIET;
+    }
     if (slot->kind == ENTRY_TASK) {
         const Node *n = &m->nodes[ *node = slot->node];
         if (!at.phase) return needs_hold(m, s, n->needs, n->need_count) ? EVENT_START : EVENT_NONE;
-        if ((page = next_page(slot, at, at.phase - 1)) < 0) return EVENT_END;
+        if ((page = next_page(m, slot, at, at.phase - 1)) < 0) return EVENT_END;
         return *page_of(m, s, a, page) ? EVENT_QUIET : EVENT_NONE;
     }
     Run *run = slot->run;
@@ -548,7 +555,7 @@ Event machine_next(const Machine *m, const State *s, int agent, int *node) {
     if (!at.phase && !needs_hold(m, s, slot->needs, slot->need_count)) return EVENT_NONE;
     if (claims && !at.phase)
         return run->pool->claim == CLAIM_DYNAMIC && claimed(m, s, run) < run->total ? EVENT_CLAIM : EVENT_QUIET;
-    if (claims && pages) return *page_of(m, s, a, next_page(slot, at, at.phase - 1)) ? EVENT_NONE : EVENT_QUIET;
+    if (claims && pages) return *page_of(m, s, a, next_page(m, slot, at, at.phase - 1)) ? EVENT_NONE : EVENT_QUIET;
     *node = owned(m, s, run, a->worker, at.count);
     if (claims) { // without pages
         const Node *n = &m->nodes[*node];
@@ -563,7 +570,7 @@ Event machine_next(const Machine *m, const State *s, int agent, int *node) {
     }
     const Node *n = &m->nodes[*node];
     if (!at.phase) return needs_hold(m, s, n->needs, n->need_count) ? EVENT_START : EVENT_NONE;
-    if ((page = next_page(slot, at, at.phase - 1)) < 0) return EVENT_END;
+    if ((page = next_page(m, slot, at, at.phase - 1)) < 0) return EVENT_END;
     return *page_of(m, s, a, page) ? EVENT_QUIET : EVENT_NONE;
 }
 
@@ -648,7 +655,11 @@ bool machine_step(Machine *m, State *s, int agent, bool strict) {
         *at = (Position){(uint16_t)(at->slot + 1), 0, 0};
         return true;
     }
-    int chunk = loads && !pool ? at->phase : at->phase - 1, number = next_page(slot, *at, chunk);
+    int chunk = loads && !pool ? at->phase : at->phase - 1, number = next_page(m, slot, *at, chunk);
+    if (number < 0) { // a load of no chunk
+        *at = (Position){(uint16_t)(at->slot + 1), 0, 0};
+        return true;
+    }
     int32_t *page = page_of(m, s, a, number);
     if (!loads) {
         if (*page != m->nodes[node].content + chunk)
@@ -665,7 +676,7 @@ bool machine_step(Machine *m, State *s, int agent, bool strict) {
     if (pool && chunk + 1 == slot->run->pool->chunks) {
         at->phase = 0;
         at->count++;
-    } else if (!pool && chunk + 1 == slot->task->page_count)
+    } else if (!pool && chunk + 1 == slot->chunks)
         *at = (Position){(uint16_t)(at->slot + 1), 0, 0};
     return true;
 }

@@ -53,6 +53,7 @@ typedef struct Run {
 typedef struct Slot {
     EntryKind kind;
     int node, content; // task; load: content of its first chunk
+    int chunks;        // in pages
     const Task *task;
     Run *run;
     Need *needs; // of a pool entry

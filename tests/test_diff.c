@@ -234,10 +234,11 @@ static Exit twin_slab(void *self, void *out, size_t bytes) {
     if (e->split > 1) { // a part without keys has no maximum
         float *to = (float *)(void *)(slab + at_buffer(t, "part").offset);
         int v = m->attention[kind].v_dim;
-        for (int i = 0; i < s->heads[kind] * e->split * 8; i++, to += v + 2) {
-            to[0] = r->parts[i].sum > 0 ? r->parts[i].max : -1e30f;
-            to[1] = r->parts[i].sum;
-            memcpy(to + 2, r->parts[i].out, (size_t)v * 4);
+        for (int i = 0; i < s->heads[kind] * e->split * 8; i++) { // eight rows' ends, then what comes out of each
+            float *end = to + i / 8 * 8 * (v + 2) + i % 8 * 2;
+            end[0] = r->parts[i].sum > 0 ? r->parts[i].max : -1e30f;
+            end[1] = r->parts[i].sum;
+            memcpy(to + i / 8 * 8 * (v + 2) + 16 + i % 8 * v, r->parts[i].out, (size_t)v * 4);
         }
     }
     for (int i = 0; i < 2; i++) flip(t, slab, &t->flips[i]);
@@ -266,10 +267,11 @@ static Exit twin_cache(void *self, int layer, void *k, size_t k_bytes, void *v, 
     memset(v, 0xEE, v_bytes);
     for (size_t h = 0; h < (size_t)a->kv_heads; h++)
         for (size_t p = 0; p < context; p++) {
-            memcpy((uint16_t *)k + (h * capacity + p) * dims, from->k16 + (h * context + p) * (size_t)a->qk_dim,
-                   (size_t)a->qk_dim * 2);
+            for (size_t d = 0; d < (size_t)a->qk_dim; d++)
+                ((uint16_t *)k)[(((h * (capacity / 64) + p / 64) * (dims / 8) + d / 8) * 64 + p % 64) * 8 + d % 8] =
+                    from->k16[(h * context + p) * (size_t)a->qk_dim + d];
             for (size_t d = 0; d < vd; d++)
-                ((uint16_t *)v)[((h * (capacity / 64) + p / 64) * vd + d) * 64 + p % 64] =
+                ((uint16_t *)v)[((h * (capacity / 8) + p / 8) * vd + d) * 8 + p % 8] =
                     from->v16[(h * context + p) * vd + d];
         }
     return EXIT_OK;

@@ -12,7 +12,7 @@ static const char *root;
 static const char *const hand_written[] = {
     "chain",       "fan_in",      "back_pressure", "pages", "inbox",  "pool_dynamic", "pool_static",
     "pool_pages",  "pool_chunks", "draft",         "lag",   "cache",  "one_counter",  "pool_ranks",
-    "pool_tokens", "pool_ranges", "context",       "data",  "slices",
+    "pool_tokens", "pool_ranges", "context",       "data",  "slices", "ring",
 };
 enum { HAND_WRITTEN = sizeof hand_written / sizeof *hand_written };
 
@@ -216,9 +216,13 @@ static bool mutate_queue(Ctx *ctx, uint64_t *dice, Prog *prog) {
 static bool mutate_pages(uint64_t *dice, Prog *prog) {
     Body *body;
     Queue *queue;
-    int at, kind = roll(dice, 5);
+    int at, kind = roll(dice, 6);
     Entry *entry = random_entry(dice, prog, &body, &queue, &at);
     if (!entry || !entry->task.page_count) return false;
+    if (kind == 5) {
+        entry->task.ring = !entry->task.ring;
+        return true;
+    }
     int k = roll(dice, entry->task.page_count), page = roll(dice, prog->page_count);
     if (kind == 4) {
         entry->task.page_count--;
@@ -523,6 +527,9 @@ static const struct {
     {"fan_in", "wait x.r[2]>=0 ", "", "race"},
     {"pages", "load s1 0:1 pages 1,2", "load s1 0:1 pages 2,1", "another chunk"},
     {"pages", "load s1 0:1 pages 1,2\n", "", "stuck"},
+    {"ring", "load s1 0:1 pages 1..", "load s1 0:1 pages 2..", "another chunk"},
+    {"ring", "load s1 0:1 pages 1..", "load s1 0:1 pages 1", "another chunk"},
+    {"ring", "    load s1 1:2 pages 2..\n", "", "stuck"},
     {"pages", "    load s0 0:1 pages 0\n    load s1 0:1 pages 1,2\n",
      "    load s1 0:1 pages 1,0\n    load s0 0:1 pages 0\n", ""},
     {"inbox", "wait p.w[0]>=1,x.w[0]>=0", "wait p.w[0]>=1", "race"},

@@ -257,6 +257,10 @@ static void loads_match_their_uses(void) {
     CHECK(ask(loaded).proved);
     REFUSED(with(loaded, "load s0 0:2 pages 0,1", "load s0 0:2 pages 1,0", 0), E0611);
     REFUSED(with(loaded, "load s0 0:2", "load s1 0:2", 0), E0611);
+    static char ring[8192];
+    snprintf(ring, sizeof ring, "%s", with(with(loaded, "pages 0,1\n", "pages 3..\n", 0), "pages 0,1\n", "pages 3..\n", 0));
+    CHECK(ask(ring).proved);
+    REFUSED(with(ring, "load s0 0:2 pages 3..", "load s0 0:2 pages 3", 0), E0611);
     REFUSED(with(loaded, "pages 0,1\n  queue", "pages 0,1\n    load s1 0:2 pages 2\n  queue", 0), E0611);
     REFUSED(with(experts, "  queue 1 load\n    pool 0 wait routes.w[0]>=1\n", "", 0), E0611);
 }

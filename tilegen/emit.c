@@ -68,6 +68,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "SLICE", plan_slice(c->plan)); // of the residual stream, summed by one rank; 0: all ranks sum all
     number(t, "BLOCK", m->has_drafter ? m->drafter.block : 1);
     number(t, "SPLIT", plan_split(c->plan, ATTENTION_FULL));
+    flag(t, "PAGED_KEYS", plan_pages_keys(c->plan, ATTENTION_FULL));
     number(t, "EXPERTS", e->count);
     number(t, "TOP_K", e->count ? e->top_k : 1);
     number(t, "KEYS", e->count ? c->plan->shape.keys : 1);

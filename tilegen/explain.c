@@ -39,8 +39,8 @@ void explain_target(Ctx *ctx, const Compiled *c) {
         OpTraffic of = traffic_op(&traffic, (OpId)op);
         if (of.times == 0) continue;
         LayerAttention kind = c->plan->shape.heads[ATTENTION_FULL] ? ATTENTION_FULL : ATTENTION_WINDOW;
-        printf("  %-16s %6d %8d %6d %14.0f %7.1f%%", op_name((OpId)op), of.times, c->plan->ops[op].tile,
-               plan_outputs(c->plan, (OpId)op, kind) / c->plan->ops[op].tile, of.weights,
+        printf("  %-16s %6d %8d %6d %14.0f %7.1f%%", op_name((OpId)op), of.times, plan_tile(c->plan, (OpId)op, kind),
+               plan_outputs(c->plan, (OpId)op, kind) / plan_tile(c->plan, (OpId)op, kind), of.weights,
                total > 0 ? 100 * of.weights / total : 0);
         if (timed) printf(" %10.2f", of.weights / sku->bandwidth * 1e6);
         printf("\n");

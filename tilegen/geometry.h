@@ -27,6 +27,7 @@ bool plan_geometry(const Plan *plan, OpId op, LayerAttention kind, Geometry *out
 // and what there is.
 int geometry_own_bytes(const Attention *attention, bool wide, int heads);
 enum { GEOMETRY_OWN_ROOM = 32768 };
+enum { PAGED_HEADS = 16 }; // query heads of a task whose keys and values come through pages
 // Pages that a task of `outputs` outputs goes through.
 int geometry_chunks(const Geometry *g, int outputs);
 int geometry_strips(const Geometry *g, int outputs);

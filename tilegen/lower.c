@@ -351,7 +351,7 @@ static void attention_steps(Lower *l, LayerAttention kind) {
     step_new(l, OP_ATTENTION);
     covers(l,
            split == 1 ? cols(l, BUF_ATTN, 0, heads * v) : region(l, BUF_PART, range(0, heads), range(0, split), NONE));
-    tile = l->plan->ops[OP_ATTENTION].tile;
+    tile = plan_tile(l->plan, OP_ATTENTION, kind);
     for (int lo = 0; lo < heads; lo += tile) {
         for (int part = 0; part < split; part++) {
             Draft d = {0};
@@ -366,13 +366,16 @@ static void attention_steps(Lower *l, LayerAttention kind) {
     step_new(l, OP_MERGE);
     covers(l, cols(l, BUF_ATTN, 0, heads * v));
     tile = l->plan->ops[OP_MERGE].tile;
-    for (int lo = 0; lo < heads; lo += tile) {
-        Draft d = {0};
-        reads(l, &d, all_of(l, BUF_STATE));
-        reads(l, &d, region(l, BUF_PART, range(lo, lo + tile), range(0, split), NONE));
-        writes(l, &d, cols(l, BUF_ATTN, lo * v, (lo + tile) * v));
-        task_add(l, lo, lo + tile, 0, &d);
-    }
+    int pieces = l->plan->ops[OP_MERGE].split, rows = l->plan->rows / pieces;
+    for (int lo = 0; lo < heads; lo += tile)
+        for (int piece = 0; piece < pieces; piece++) {
+            Draft d = {0};
+            reads(l, &d, all_of(l, BUF_STATE));
+            reads(l, &d, region(l, BUF_PART, range(lo, lo + tile), range(0, split), NONE));
+            writes(l, &d,
+                   region(l, BUF_ATTN, range(piece * rows, (piece + 1) * rows), range(lo * v, (lo + tile) * v), NONE));
+            task_add(l, lo, lo + tile, piece, &d);
+        }
 }
 
 // One task of one op.

@@ -99,19 +99,23 @@ static void place_body(Place *p, Body *body, int *cursor) {
         if (!p->begun[op]) p->begun[op] = *cursor + 1;
         if (p->begun[op] + tile > *cursor) *cursor = p->begun[op] + tile;
         int worker = op == OP_ACCEPT ? 0 : (p->begun[op] - 1 + tile++) % p->plan->ops[op].workers;
-        int chunks = chunks_of(p, op, kind);
+        bool keys = op == OP_ATTENTION && plan_pages_keys(p->plan, kind);
+        int chunks = keys ? 1 : chunks_of(p, op, kind);
         if (chunks) {
             Entry load = {ENTRY_LOAD,
                           {.step = entry.task.step,
                            .lo = entry.task.lo,
                            .hi = entry.task.hi,
                            .part = entry.task.part,
+                           .ring = keys,
                            .page_count = chunks,
                            .span = entry.task.span},
                           0};
             load.task.pages = ARENA_ARRAY(p->ctx->arena, int, chunks);
             for (int k = 0; k < chunks; k++) load.task.pages[k] = next_page[worker]++ % prog->page_count;
+            next_page[worker] += keys; // behind a chunk of keys and one of values, since short contexts are as good
             entry.task.pages = load.task.pages;
+            entry.task.ring = keys;
             entry.task.page_count = chunks;
             queue_add(p, body, worker, ROLE_LOAD, load);
         }

@@ -7,6 +7,16 @@ int plan_outputs(const Plan *plan, OpId op, LayerAttention kind) {
     return shape_outputs(plan->model, &plan->shape, op, kind);
 }
 
+int plan_tile(const Plan *plan, OpId op, LayerAttention kind) {
+    const OpPlan *o = &plan->ops[op];
+    return op == OP_ATTENTION && kind == ATTENTION_FULL && o->full_tile ? o->full_tile : o->tile;
+}
+
+bool plan_pages_keys(const Plan *plan, LayerAttention kind) {
+    return kind == ATTENTION_FULL && plan->ops[OP_ATTENTION].full_tile && plan->shape.heads[kind] &&
+           !sku_is_host(plan->sku);
+}
+
 int plan_group(const Plan *plan, OpId op, LayerAttention kind) {
     const Shape *s = &plan->shape;
     return op == OP_DRAFT_ATTENTION ? s->draft_heads / s->draft_kv_heads : s->heads[kind] / s->kv_heads[kind];
@@ -45,7 +55,9 @@ char *plan_print(Ctx *ctx, const Plan *plan) {
                     per_names[o->per], o->via == VIA_DATA ? "data" : "counter",
                     (long long)shape_weights(plan->model, shape, (OpId)op,
                                              shape->heads[0] ? ATTENTION_FULL : ATTENTION_WINDOW, o->tile),
-                    op == OP_REDUCE && plan_slice(plan) ? ", in two steps" : "");
+                    o->full_tile                          ? arena_printf(ctx->arena, ", full tile %d", o->full_tile)
+                    : op == OP_REDUCE && plan_slice(plan) ? ", in two steps"
+                                                          : "");
     }
     return text.at;
 }

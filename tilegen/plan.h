@@ -7,6 +7,7 @@
 typedef struct OpPlan {
     bool used;
     int tile, split, workers; // concrete
+    int full_tile;            // of attention in layers with full attention, where it is another; else 0
     int steps;                // of a reduce
     Claim claim;
     Per per;
@@ -25,6 +26,10 @@ typedef struct Plan {
 
 // The extent of an op's tile dimension on one rank, for a layer of this kind (ops of the target's attention; else any).
 int plan_outputs(const Plan *plan, OpId op, LayerAttention kind);
+// Outputs of a task.
+int plan_tile(const Plan *plan, OpId op, LayerAttention kind);
+// Whether a GPU's tasks get keys and values of such layers through pages: `full_tile` says so.
+bool plan_pages_keys(const Plan *plan, LayerAttention kind);
 // Query heads that share a key and value head: of the drafter, or of layers of this kind.
 int plan_group(const Plan *plan, OpId op, LayerAttention kind);
 // Parts that the keys of an attention of such a layer are cut in. A window's are too few to cut.

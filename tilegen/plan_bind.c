@@ -127,8 +127,15 @@ Plan *plan_bind(Ctx *ctx, const Model *model, const Sched *sched, const Sku *sku
     if (diag_errors(ctx) > errors) return NULL;
     for (size_t i = 0; i < sched->step_count; i++) {
         const SchedStep *step = &sched->steps[i];
-        plan->ops[step->op] = (OpPlan){false,       step->tile, step->split, step->workers, step->steps,
-                                       step->claim, step->per,  step->via,   step->span};
+        plan->ops[step->op] = (OpPlan){.tile = step->tile,
+                                       .full_tile = step->full_tile,
+                                       .split = step->split,
+                                       .workers = step->workers,
+                                       .steps = step->steps,
+                                       .claim = step->claim,
+                                       .per = step->per,
+                                       .via = step->via,
+                                       .span = step->span};
     }
     if (plan_slice(plan)) {
         divides(ctx, plan, model->hidden, "columns of the residual stream, summed in two steps,");

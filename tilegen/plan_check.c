@@ -3,12 +3,11 @@
 #include <string.h>
 
 static void check_tile(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
-    const OpPlan *o = &plan->ops[op];
-    int outputs = plan_outputs(plan, op, kind);
-    if (o->tile <= outputs && outputs % o->tile == 0) return;
-    diag_error(ctx, E0405, o->span, "%s: a tile of %d does not divide the %d outputs of a rank", op_name(op), o->tile,
-               outputs);
-    int below = o->tile < outputs ? o->tile : outputs, above = below;
+    int outputs = plan_outputs(plan, op, kind), tile = plan_tile(plan, op, kind);
+    if (tile <= outputs && outputs % tile == 0) return;
+    diag_error(ctx, E0405, plan->ops[op].span, "%s: a tile of %d does not divide the %d outputs of a rank", op_name(op),
+               tile, outputs);
+    int below = tile < outputs ? tile : outputs, above = below;
     while (outputs % below) below--;
     while (outputs % above) above++;
     if (below == above)
@@ -37,17 +36,17 @@ static void check_strips(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kin
 
 // The query heads of a GPU's task share its key and value head.
 static void check_group(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
-    const OpPlan *o = &plan->ops[op];
-    int group = plan_group(plan, op, kind), below = o->tile < group ? o->tile : group;
-    if (group % o->tile == 0) return;
-    diag_error(ctx, E0412, o->span, "%s: a tile of %d query heads, but %d share a key and value head", op_name(op),
-               o->tile, group);
+    int group = plan_group(plan, op, kind), tile = plan_tile(plan, op, kind), below = tile < group ? tile : group;
+    if (group % tile == 0) return;
+    diag_error(ctx, E0412, plan->ops[op].span, "%s: a tile of %d query heads, but %d share a key and value head",
+               op_name(op), tile, group);
     while (group % below) below--;
     diag_help(ctx, "%d divides them", below);
 }
 
 // A GPU's task keeps the queries of all its heads in shared memory.
 static void check_heads(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind) {
+    if (op == OP_ATTENTION && plan_pages_keys(plan, kind)) return; // in registers
     const OpPlan *o = &plan->ops[op];
     const Attention *a = op == OP_DRAFT_ATTENTION ? &plan->model->drafter.attention : &plan->model->attention[kind];
     bool wide = plan->sched->activations == DTYPE_F32;
@@ -60,6 +59,39 @@ static void check_heads(Ctx *ctx, const Plan *plan, OpId op, LayerAttention kind
         diag_help(ctx, "%d heads fit", most);
     else
         diag_help(ctx, "build for the SKU \"host\"");
+}
+
+// Keys and values through pages (attend_chunks of attention.cuh): eight warps have two query heads each, and a chunk of
+// keys and one of values are in a page each.
+static void check_paged_keys(Ctx *ctx, const Plan *plan) {
+    const Attention *a = &plan->model->attention[ATTENTION_FULL];
+    const OpPlan *o = &plan->ops[OP_ATTENTION];
+    int key = KEY_CHUNK * KEY_DIM(a->qk_dim) * 2, value = KEY_CHUNK * a->v_dim * 2, most = key > value ? key : value;
+    const char *why = NULL;
+    if (o->full_tile != PAGED_HEADS)
+        why = arena_printf(ctx->arena, "a tile of %d query heads where keys come through pages", o->full_tile);
+    else if (plan->sched->activations != DTYPE_BF16)
+        why = "keys through pages, with activations that are not bf16";
+    else if (o->split < 2)
+        why = "keys through pages, but not split";
+    else if (most > plan->sched->page_bytes || plan->sched->page_count < 2)
+        why = arena_printf(ctx->arena, "%d bytes of a chunk of keys or values, but %d pages of %d", most,
+                           plan->sched->page_count, plan->sched->page_bytes);
+    else if (a->v_dim % 64 || a->rope.rotary % 16 || a->qk_norm || a->window)
+        why = "keys through pages, of heads that the kernel cannot take so";
+    if (!why) return;
+    diag_error(ctx, E0417, o->span, "attention: %s", why);
+    diag_help(ctx, "leave out full_tile");
+}
+
+// A merge has all rows, or tasks of as many rows each.
+static void check_merge(Ctx *ctx, const Plan *plan) {
+    const OpPlan *o = &plan->ops[OP_MERGE];
+    int split = o->split;
+    if (plan->rows % split == 0) return;
+    diag_error(ctx, E0418, o->span, "merge: %d rows split in %d parts", plan->rows, split);
+    while (plan->rows % split) split--;
+    diag_help(ctx, "%d parts are alike", split);
 }
 
 // The drafter's context op multiplies by the K and V rows of its fused weights as they are packed.
@@ -142,9 +174,11 @@ bool plan_check(Ctx *ctx, const Plan *plan) {
                    plan->shape.expert_inner);
         diag_help(ctx, "use fewer ranks: %d inner columns are %d groups", experts->inner, experts->inner / 32);
     }
-    if (plan->ops[OP_ATTENTION].split > 64)
-        diag_error(ctx, E0410, plan->ops[OP_ATTENTION].span, "attention split in %d parts; at most 64",
+    if (plan->ops[OP_ATTENTION].split > 128)
+        diag_error(ctx, E0410, plan->ops[OP_ATTENTION].span, "attention split in %d parts; at most 128",
                    plan->ops[OP_ATTENTION].split);
+    if (plan_pages_keys(plan, ATTENTION_FULL)) check_paged_keys(ctx, plan);
+    if (plan->ops[OP_MERGE].used) check_merge(ctx, plan);
     if (plan->ops[OP_ROUTER].used) check_router(ctx, plan);
     if (gpu && plan->model->has_drafter) check_context(ctx, plan);
     check_pages(ctx, plan);

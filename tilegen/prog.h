@@ -20,6 +20,9 @@
 //              page pk. A load entry (in the load queue) of the same step, tile and part fills them: chunk k into pk,
 //              waiting until every earlier use of that page is over. The task waits for chunk k when it comes to it,
 //              and releases it before chunk k + 1. Loads stand in the order of their uses; they wait for nothing else.
+//              `pages p0..`: what comes is not weights but what earlier rounds left (cached keys and values), in as
+//              many chunks as the round's state says, none perhaps, which loader and task know alike. Chunk k is in
+//              page p0 + k, round and round all pages. The host executor reads the caches where they lie.
 //   Pools      Tasks whose number is known only after routing. The pool's step `publisher` decides which keys are
 //   active:
 //              keys 0..n-1 for some 1 <= n <= keys; each of the round's rows has `top` distinct active keys. An item is
@@ -100,6 +103,7 @@ typedef struct Task {
     Wait *waits;
     Signal *signals;
     int *pages;
+    bool ring; // its pages are one, the first: chunks go on from there, as many as the round's state says
     int read_count, write_count, wait_count, signal_count, page_count;
     Span span; // the schedule's op (lowered) or the text line (parsed)
 } Task;

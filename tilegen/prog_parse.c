@@ -274,6 +274,7 @@ static bool pages(Parse *p, Task *task) {
         if (!number(p, &page)) return false;
         LIST_ADD(p->ctx->arena, &list, page);
     } while (accept(p, ","));
+    task->ring = accept(p, "..");
     task->pages = list.at;
     task->page_count = (int)list.count;
     return true;

@@ -44,6 +44,7 @@ static void print_waits(Text *text, const Prog *prog, const Task *task) {
 
 static void print_pages(Text *text, const Task *task) {
     for (int i = 0; i < task->page_count; i++) text_printf(text, "%s%d", i ? "," : " pages ", task->pages[i]);
+    if (task->ring) text_printf(text, "..");
 }
 
 static void print_head(Text *text, const Task *task) {

@@ -127,6 +127,7 @@ static bool verify_pages(const Verify *v, const Task *task) {
     for (int i = 0; i < task->page_count; i++)
         if (task->pages[i] < 0 || task->pages[i] >= v->prog->page_count)
             return bad(v, "page %d of %d", task->pages[i], v->prog->page_count);
+    if (task->ring && task->page_count != 1) return bad(v, "chunks in a ring of pages have one first page");
     return true;
 }
 

@@ -5,7 +5,7 @@
 
 // Loads of a worker stand in the order of their uses, chunk by chunk in the same pages. A load waits for nothing but
 // the release of its page by an earlier chunk of the same order, so loads and tasks together go forward like the tasks
-// alone.
+// alone. That holds whatever the number of a ring's chunks, since both sides go through the same pages as often.
 static bool pages_match(Ctx *ctx, const Prog *prog, const Body *body, int worker) {
     const Queue *loads = prog_queue(prog, body, worker, ROLE_LOAD),
                 *tasks = prog_queue(prog, body, worker, ROLE_COMPUTE);
@@ -23,10 +23,11 @@ static bool pages_match(Ctx *ctx, const Prog *prog, const Body *body, int worker
         if (!pool && !use->task.page_count) continue;
         const Entry *load = next < loads->count ? &loads->entries[next++] : NULL;
         const Task *a = &use->task, *b = load ? &load->task : NULL;
-        bool same = load && (pool ? load->kind == ENTRY_POOL && load->pool == use->pool
-                                  : load->kind == ENTRY_LOAD && a->step == b->step && a->lo == b->lo &&
-                                        a->hi == b->hi && a->part == b->part && a->page_count == b->page_count &&
-                                        memcmp(a->pages, b->pages, (size_t)a->page_count * sizeof *a->pages) == 0);
+        bool same =
+            load && (pool ? load->kind == ENTRY_POOL && load->pool == use->pool
+                          : load->kind == ENTRY_LOAD && a->step == b->step && a->lo == b->lo && a->hi == b->hi &&
+                                a->part == b->part && a->ring == b->ring && a->page_count == b->page_count &&
+                                memcmp(a->pages, b->pages, (size_t)a->page_count * sizeof *a->pages) == 0);
         if (same) continue;
         if (pool)
             diag_error(ctx, E0611, a->span, "body %s, worker %d: pool %d has no matching entry in the load queue",

@@ -39,6 +39,7 @@ char *sched_print(Ctx *ctx, const Sched *s) {
         text_printf(text, "  op %-16s line %u: tile %d, split %d, workers %d, %s, per %s via %s", op_name(step->op),
                     step->span.line, step->tile, step->split, step->workers, claims[step->claim], pers[step->per],
                     vias[step->via]);
+        if (step->full_tile) text_printf(text, ", full tile %d", step->full_tile);
         if (step->steps) text_printf(text, ", steps %d", step->steps);
         text_printf(text, "\n");
     }

@@ -55,8 +55,8 @@ static void read_table(lua_State *lua, const char *what, const char *const *keys
 
 // ---- op ----
 
-static const char *const option_names[] = {"tile", "split", "workers", "steps", "claim", "per", "via"};
-static const char option_letters[] = "tswncpv";
+static const char *const option_names[] = {"tile", "full_tile", "split", "workers", "steps", "claim", "per", "via"};
+static const char option_letters[] = "tfswncpv";
 enum { OPTIONS = sizeof option_letters - 1 };
 
 static void set_option(lua_State *lua, SchedRun *run, int option, Span span, void *user) {
@@ -73,7 +73,8 @@ static void set_option(lua_State *lua, SchedRun *run, int option, Span span, voi
     }
     switch (option_letters[option]) {
     case 't': step->tile = (int)box_integer(lua, -1, key, 1, 1 << 24, E0221, span); break;
-    case 's': step->split = (int)box_integer(lua, -1, key, 1, 64, E0221, span); break;
+    case 'f': step->full_tile = (int)box_integer(lua, -1, key, 1, 1 << 24, E0221, span); break;
+    case 's': step->split = (int)box_integer(lua, -1, key, 1, 128, E0221, span); break;
     case 'w': step->workers = (int)box_integer(lua, -1, key, 1, 1024, E0221, span); break;
     case 'n': step->steps = (int)box_integer(lua, -1, key, 1, 2, E0221, span); break;
     case 'c': step->claim = (Claim)word_option(lua, span, key, claims, 2); break;

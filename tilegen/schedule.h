@@ -31,10 +31,10 @@ typedef enum Claim { CLAIM_STATIC, CLAIM_DYNAMIC } Claim;
 typedef enum Per { PER_ALL, PER_TILE, PER_EXPERT, PER_TOKEN } Per;
 typedef enum Via { VIA_COUNTER, VIA_DATA } Via;
 
-// One `op "name" { ... }`. 0 in tile, split, workers, steps: not said, the compiler's default.
+// One `op "name" { ... }`. 0 in a number: not said, the compiler's default.
 typedef struct SchedStep {
     OpId op;
-    int tile, split, workers, steps;
+    int tile, full_tile, split, workers, steps;
     Claim claim;
     Per per;
     Via via;

@@ -236,11 +236,11 @@ static bool make_step(Making *k, EngineStep *s, OpId op, LayerAttention kind, Si
         in_from(k, s, "dqkv"), out_to(k, s, "dattn");
         return attention_step(k, s, 2);
     case OP_ATTENTION:
-        s->op = RUN_ATTEND;
+        s->op = plan_pages_keys(c->plan, kind) ? RUN_ATTEND_CHUNKS : RUN_ATTEND;
         in_from(k, s, "qkv"), out_to(k, s, plan_split(c->plan, kind) > 1 ? "part" : "attn");
         return attention_step(k, s, (int)kind);
     case OP_MERGE:
-        s->op = RUN_JOIN;
+        s->op = RUN_JOIN, s->parts = (uint32_t)c->plan->ops[op].split;
         in_from(k, s, "part"), out_to(k, s, "attn");
         return attention_step(k, s, (int)kind);
     case OP_APPEND:

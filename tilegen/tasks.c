@@ -56,7 +56,7 @@ static bool add_task(Tables *t, int body, const Task *task, uint8_t kind) {
                      .lo = task->lo,
                      .hi = task->hi,
                      .part = (uint16_t)task->part,
-                     .chunks = (uint16_t)task->page_count,
+                     .chunks = (uint16_t)(task->ring ? 0 : task->page_count),
                      .body_step = (uint16_t)task->step};
     if (!pages_follow(t->c->prog, task)) {
         diag_error(t->ctx, E0442, task->span, "pages of a task that do not follow each other");
@@ -183,7 +183,9 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
     for (int i = 0; i < queue->count; i++) {
         const Entry *entry = &queue->entries[i];
         if (entry->kind != ENTRY_POOL) {
-            if (!add_task(t, b, &entry->task, entry->kind == ENTRY_LOAD ? ENGINE_LOAD : ENGINE_TASK)) return false;
+            bool load = entry->kind == ENTRY_LOAD;
+            if (!add_task(t, b, &entry->task, !load ? ENGINE_TASK : entry->task.ring ? ENGINE_KEYS : ENGINE_LOAD))
+                return false;
             continue;
         }
         if (role == ROLE_COMPUTE) add_inputs(t, b, &body->pools[entry->pool]);

@@ -75,6 +75,12 @@ check a_tile_of_everything exits 0 "$TILEGEN" check "$T/whole.lua" --sku h200
 gpu_kernel "$T/group.lua" '"attention" { tile = 8 }'
 check tile_across_kv_heads complains 1 "E0412" "4 share" "4 divides them" -- "$TILEGEN" check "$T/group.lua" --sku h200
 check tile_of_too_many_heads complains 1 "E0442" "a tile of 16 query heads keeps" "4 heads fit" -- "$TILEGEN" check mimo-rank/h200 -D heads=16
+gpu_kernel "$T/keys.lua" '"attention" { full_tile = 16, split = 2 }'
+check keys_of_few_heads complains 1 "E0405" "a tile of 16" -- "$TILEGEN" check "$T/keys.lua" --sku h200
+sed 's/return kernel "x" {/& activations = "bf16",/' "$T/keys.lua" >"$T/paged.lua"
+check keys_in_small_pages complains 1 "E0417" "24576 bytes of a chunk" "leave out full_tile" -- "$TILEGEN" check "$T/paged.lua" --model models/mimo-rank.yaml --sku h200
+gpu_kernel "$T/merge.lua" '"attention" { split = 2 }, op "merge" { split = 3 }'
+check rows_split_unevenly complains 1 "E0418" "merge: 8 rows split in 3" "2 parts are alike" -- "$TILEGEN" check "$T/merge.lua" --model models/mimo-rank.yaml --sku h200
 printf 'return kernel "x" { steps = {\n  op "experts_sum" {}, op "combine" {} } }\n' >"$T/two_ways.lua"
 check experts_summed_in_two_ways complains 1 "E0415" "two_ways.lua:2" "combine beside experts_sum" "name either" -- "$TILEGEN" check "$T/two_ways.lua"
 printf 'return kernel "x" { steps = { op "router" { split = 2 } } }\n' >"$T/uneven.lua"

@@ -11,6 +11,8 @@
 // to bf16 (for the product with v) alike, whichever chunk came first.
 //
 // Of every 32 dims lane t of a quad holds 8t .. 8t + 7.
+//
+// Layers with full attention may do it another way: attend_chunks, whose keys and values come through pages.
 #ifndef TILEGEN_ATTENTION_CUH
 #define TILEGEN_ATTENTION_CUH
 #include "linear.cuh"
@@ -699,7 +701,7 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
         group_begin();
 #pragma unroll
         for (int s = 0; s < STEPS; s++)
-            group_mma(score, query[s], group_operand(keys, 8 * KEY_CHUNK * 2, s * 16 * KEY_CHUNK * 2), s > 0);
+            group_mma(score, query[s], group_operand(keys + s * 16 * KEY_CHUNK * 2, 8 * KEY_CHUNK * 2), s > 0);
         group_end();
         group_keep(score);
         leave_page();
@@ -756,7 +758,7 @@ template <class Model> static DEVICE void attend_chunks(Compute &c) {
 #pragma unroll
             for (int n = 0; n < WIDE; n++)
                 group_mma(out[n], weight[s],
-                          group_operand(values, 8 * Dims::V * 2, (s * 16 * Dims::V + n * 64 * 8) * 2), true);
+                          group_operand(values + (s * 16 * Dims::V + n * 64 * 8) * 2, 8 * Dims::V * 2), true);
         group_end();
 #pragma unroll
         for (int n = 0; n < WIDE; n++) group_keep(out[n]);

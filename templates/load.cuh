@@ -168,9 +168,7 @@ template <class Model> struct Loader {
         const EngineStep &step = Model::step(entry.step);
         const EngineLayer &layer = pointer<const EngineLayer>(p->layers)[s->instances[instance].table];
         const uint32_t chunks = layer.capacity / KEY_CHUNK, end = gate.start + gate.rows;
-        const uint32_t first = entry.lo * step.kv_heads / step.heads * chunks + entry.part;
-        uint64_t keys = layer.k + (uint64_t)first * KEYS, values = layer.v + (uint64_t)first * VALUES;
-        uint32_t page = entry.page;
+        uint32_t page = entry.page, chunk = entry.lo * step.kv_heads / step.heads * chunks + entry.part;
         who.at(instance, entry.body_step, entry.lo, entry.hi);
         if (gate.halted(instance, entry.body_step)) return;
         for (uint32_t base = entry.part * KEY_CHUNK; base < end; base += Model::SPLIT * KEY_CHUNK) {
@@ -180,11 +178,12 @@ template <class Model> struct Loader {
                     const uint32_t full = shared_address(&s->full[page]), bytes = i ? VALUES : KEYS;
                     barrier_expect(full, bytes);
                     fence_bulk_copies();
-                    bulk_copy(pages + page * Model::PAGE_BYTES, i ? values : keys, bytes, full, policy_stream());
+                    bulk_copy(pages + page * Model::PAGE_BYTES, (i ? layer.v : layer.k) + (uint64_t)chunk * bytes,
+                              bytes, full, policy_stream());
                 }
                 if (++page == Model::PAGES) page = 0;
             }
-            keys += (uint64_t)Model::SPLIT * KEYS, values += (uint64_t)Model::SPLIT * VALUES;
+            chunk += Model::SPLIT;
         }
     }
 

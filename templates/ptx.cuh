@@ -283,8 +283,8 @@ DEVICE void mma_first(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint
 // Products of a warpgroup: d[64 x 64] += a[64 x 16] b[16 x 64], bf16 in, fp32 sums; d = a b where not `more`. Its warp
 // w has rows 16w .. 16w + 15 of a and d, as mma has them. b is in shared memory: column j of inputs 0-7 is 16 bytes,
 // eight columns are 128 bytes side by side, the next eight follow; inputs 8-15 are `apart` bytes on.
-DEVICE uint64_t group_operand(uint32_t at, uint32_t apart, uint32_t on) { // `on`: bytes behind `at`
-    return (uint64_t)(128 >> 4) << 32 | ((apart >> 4 << 16 | at >> 4) + (on >> 4));
+DEVICE uint64_t group_operand(uint32_t at, uint32_t apart) {
+    return (uint64_t)(128 >> 4) << 32 | (uint64_t)(apart >> 4) << 16 | at >> 4;
 }
 DEVICE void group_mma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool more) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"

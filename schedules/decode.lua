@@ -83,9 +83,11 @@ local full, window, drafter, experts = model.full, model.window, model.drafter, 
 local one, two = full or window, window or full
 
 -- Keys through pages: a task has 16 query heads that share a key head, and there is one for each worker, about. Parts
--- beyond a short context cost nothing but their hand-off. 64 positions of keys are a page at most.
-local paged = not host and t.key_parts > 0 and t.split > 1 and full and full.heads // full.kv_heads % 16 == 0
-    and (full.qk_dim + 31) // 32 * 32 * 128 <= t.page_bytes and full.v_dim * 128 <= t.page_bytes and full.v_dim % 64 == 0
+-- beyond a short context cost nothing but their hand-off. 64 positions of keys are a page at most; what heads the kernel
+-- takes so is E0417.
+local paged = not (host or small) and t.key_parts > 0 and t.split > 1 and full and full.heads // full.kv_heads % 16 == 0
+    and (full.qk_dim + 31) // 32 * 32 * 128 <= t.page_bytes and full.v_dim * 128 <= t.page_bytes
+    and not full.qk_norm and full.qk_dim % 8 == 0 and full.rotary % 16 == 0 and full.v_dim % 64 == 0
 local split = t.split
 if paged then
     split = t.key_parts

@@ -171,6 +171,7 @@ template <class Model> struct Loader {
         uint32_t page = entry.page, chunk = entry.lo * step.kv_heads / step.heads * chunks + entry.part;
         who.at(instance, entry.body_step, entry.lo, entry.hi);
         if (gate.halted(instance, entry.body_step)) return;
+        fence_bulk_sources();
         for (uint32_t base = entry.part * KEY_CHUNK; base < end; base += Model::SPLIT * KEY_CHUNK) {
             for (int i = 0; i < 2; i++) {
                 next_page(page);

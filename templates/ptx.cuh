@@ -71,6 +71,8 @@ DEVICE uint64_t policy_stream() { // weights are read once a round: first to lea
 }
 // What was read or written by ordinary accesses comes before bulk copies after this.
 DEVICE void fence_bulk_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// What ordinary stores left in global memory comes before bulk copies out of it after this.
+DEVICE void fence_bulk_sources() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 // Both addresses and the size in multiples of 16; completes on the barrier.
 DEVICE void bulk_copy(uint32_t to, uint64_t from, uint32_t bytes, uint32_t barrier, uint64_t policy) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "

@@ -77,8 +77,11 @@ static void check_paged_keys(Ctx *ctx, const Plan *plan) {
     else if (most > plan->sched->page_bytes || plan->sched->page_count < 2)
         why = arena_printf(ctx->arena, "%d bytes of a chunk of keys or values, but %d pages of %d", most,
                            plan->sched->page_count, plan->sched->page_bytes);
-    else if (a->v_dim % 64 || a->rope.rotary % 16 || a->qk_norm || a->window)
-        why = "keys through pages, of heads that the kernel cannot take so";
+    else if (a->qk_norm)
+        why = "keys through pages, with a norm of queries and keys";
+    else if (a->qk_dim % 8 || a->v_dim % 64 || a->rope.rotary % 16)
+        why = arena_printf(ctx->arena, "keys through pages, of %d dims, %d of them rotated, and values of %d",
+                           a->qk_dim, a->rope.rotary, a->v_dim);
     if (!why) return;
     diag_error(ctx, E0417, o->span, "attention: %s", why);
     diag_help(ctx, "leave out full_tile");

@@ -23,6 +23,9 @@ static void set_heads(lua_State *lua, const Attention *a) {
     set_integer(lua, "qk_dim", a->qk_dim);
     set_integer(lua, "v_dim", a->v_dim);
     set_integer(lua, "window", a->window);
+    set_integer(lua, "rotary", a->rope.rotary);
+    lua_pushboolean(lua, a->qk_norm);
+    lua_setfield(lua, -2, "qk_norm");
     set_integer(lua, "qkv_rows", (int64_t)a->heads * a->qk_dim + (int64_t)a->kv_heads * (a->qk_dim + a->v_dim));
 }
 

@@ -79,6 +79,10 @@ gpu_kernel "$T/keys.lua" '"attention" { full_tile = 16, split = 2 }'
 check keys_of_few_heads complains 1 "E0405" "a tile of 16" -- "$TILEGEN" check "$T/keys.lua" --sku h200
 sed 's/return kernel "x" {/& activations = "bf16",/' "$T/keys.lua" >"$T/paged.lua"
 check keys_in_small_pages complains 1 "E0417" "24576 bytes of a chunk" "leave out full_tile" -- "$TILEGEN" check "$T/paged.lua" --model models/mimo-rank.yaml --sku h200
+sed 's/qk_dim: 192/&\n    qk_norm: true/' models/mimo-rank.yaml >"$T/normed.yaml"
+check keys_of_normed_heads exits 0 "$TILEGEN" check schedules/decode.lua --model "$T/normed.yaml" --sku h200
+sed 's/rotary: 64/rotary: 24/' models/mimo-rank.yaml >"$T/turned.yaml"
+check keys_of_other_heads exits 0 "$TILEGEN" check schedules/decode.lua --model "$T/turned.yaml" --sku h200
 gpu_kernel "$T/merge.lua" '"attention" { split = 2 }, op "merge" { split = 3 }'
 check rows_split_unevenly complains 1 "E0418" "merge: 8 rows split in 3" "2 parts are alike" -- "$TILEGEN" check "$T/merge.lua" --model models/mimo-rank.yaml --sku h200
 printf 'return kernel "x" { steps = {\n  op "experts_sum" {}, op "combine" {} } }\n' >"$T/two_ways.lua"

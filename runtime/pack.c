@@ -111,7 +111,7 @@ static void place_fp8(const uint8_t *in, int g, int half, uint8_t *out) {
     for (int t = 0; t < 4; t++)
         for (int k = 0; k < 8; k++, in += 4) {
             uint8_t *at = out + (4 * g + t) * 16 + 512 * (k / 2) + 8 * half + 4 * (k % 2);
-            at[0] = in[2], at[1] = in[0], at[2] = in[3], at[3] = in[1];
+            memcpy(at, in, 4);
         }
 }
 static void place_f32(const uint8_t *in, int g, int half, uint8_t *out) {

@@ -7,9 +7,8 @@
 // + t holds rows g and g + 8, and of the block's inputs 32t .. 32t + 31 (the order of k is free as long as both
 // operands share it); product s of the eight takes inputs 32t + 4s .. 32t + 4s + 3.
 //   bf16   4096 bytes: [s 8][lane 32] { row g inputs 0,1 | row g+8 inputs 0,1 | row g inputs 2,3 | row g+8 inputs 2,3 }
-//   fp8    2064 bytes: [u 4][lane 32] { row g inputs 8u..8u+3, 8u+4..8u+7 | row g+8 likewise }, a word each with input
-//          i in byte {1,3,0,2}[i], then two floats: the factors of rows 0-7 and of rows 8-15 for this block, then 8
-//          zero bytes
+//   fp8    2064 bytes: [u 4][lane 32] { row g inputs 8u..8u+3, 8u+4..8u+7 | row g+8 likewise }, a word each, then two
+//          floats: the factors of rows 0-7 and of rows 8-15 for this block, then 8 zero bytes
 //   mxfp4  1088 bytes: [half 2][lane 32] { 4 words, word j the codes of inputs 8j..8j+7 of row g + 8 half }, then
 //          [lane 32] { u16: u + 126 of row g in the low byte, of row g + 8 in the high byte }, u the E8M0 byte, at most
 //          128. In a word the code of input i = 2p + h has its three magnitude bits at bit 16h + {6,3,0,9}[p] and its
@@ -41,7 +40,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    ENGINE_ABI = 4,   // of everything here; part of the tables' header
+    ENGINE_ABI = 5,   // of everything here; part of the tables' header
     ENGINE_ROWS = 8,  // columns of a product: the rows of a round
     STRIP_ROWS = 16,  // rows of a strip
     BLOCK_K = 128,    // inputs of a block

@@ -206,6 +206,14 @@ template <class Model> struct Held {
             }
         if (normed) squares += sum.sum();
     }
+    DEVICE void halve() { // for fp8 weights
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+#pragma unroll
+            for (int u = 0; u < UNIT; u++)
+#pragma unroll
+                for (int w = 0; w < 4; w++) x[i][u].x[w] = WeightFp8::half_input(x[i][u].x[w]);
+    }
     // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
     // fetched anew costs more than it computes. A move a register and candidate.
     template <int STEP> DEVICE void choose(uint32_t i, int plus, Inputs<WIDE> (&to)[UNIT]) const {
@@ -341,7 +349,7 @@ static DEVICE void store_direct(const Compute &c, uint32_t strip, const float (&
 template <class Model>
 static DEVICE void first_look(Compute &c, Chunks<Model> &chunks, uint32_t chunk, uint32_t first_chunk, uint32_t kw,
                               const EngineStep &step) {
-    if constexpr (Model::REGULAR)
+    if (step.regular)
         chunks.seek(c, chunk + first_chunk);
     else {
         uint32_t block = kw * step.run * Model::UNIT / 4;
@@ -400,6 +408,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     float more = 0;
                     const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
                     in.load(c.p->slab + at.in, step, c.s->norm[c.warp], c.warp, r0, rows, normed, more);
+                    if (Model::USES_FP8 && !Model::WIDE && op == RUN_LINEAR_FP8) in.halve();
                     have = held ? input : ~0u;
                     if (strip == lane_strip) squares += more;
                     if (normed && strip == lane_strip && r0 + HELD >= warp_runs) {
@@ -411,7 +420,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 const uint32_t runs = min(warp_runs - r0, HELD);
                 auto multiply = [&](auto weight) {
                     using Weight = decltype(weight);
-                    if constexpr (Model::REGULAR)
+                    if constexpr (!(Model::IRREGULAR >> Weight::OP & 1))
                         multiply_whole<Weight, Model>(
                             c, chunks, step, cursor.chunk + first_chunk + r0 * step.run_chunks,
                             cursor.place * step.strip_bytes + first_offset + r0 * step.run_bytes, run, runs, in, sum);

@@ -101,8 +101,7 @@ SYNTHETIC void fill_fp8(const EngineFill *f, uint32_t strip, uint32_t k, uint32_
         if (!fill_row(f, strip, g + 8 * (w >> 1))) continue;
         for (uint32_t i = 0; i < 4; i++) {
             const uint32_t bits = (uint32_t)(fill_bits(f->key, index + 2 * w + i / 2) >> 32 * (i & 1));
-            const uint32_t byte = 0x2031 >> 4 * i & 3; // 1, 3, 0, 2
-            if (input + 4 * (w & 1) + i < f->cols) out[w] |= fill_e4m3(fill_noise(bits) * FILL_FP8_STD) << 8 * byte;
+            if (input + 4 * (w & 1) + i < f->cols) out[w] |= fill_e4m3(fill_noise(bits) * FILL_FP8_STD) << 8 * i;
         }
     }
 }

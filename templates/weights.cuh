@@ -1,7 +1,8 @@
-// weights: a packed block (abi.h) in shared memory, decoded to bf16 and multiplied by the round's rows.
+// weights: a packed block (abi.h) in shared memory, decoded to bf16 or f16 and multiplied by the round's rows.
 #ifndef TILEGEN_WEIGHTS_CUH
 #define TILEGEN_WEIGHTS_CUH
 #include "ptx.cuh"
+#include "steps.h"
 
 // `multiply` takes a unit of UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u is products 2u
 // and 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where
@@ -18,7 +19,7 @@ static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_
 }
 
 struct WeightBf16 {
-    enum { BYTES = BF16_BLOCK, MOST_RUN = 8 };
+    enum { OP = RUN_LINEAR_BF16, BYTES = BF16_BLOCK, MOST_RUN = 8 };
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         at += (UNIT == 1 ? first : 0) * 1024 + lane_id() * 16;
@@ -31,14 +32,21 @@ struct WeightBf16 {
     }
 };
 
+// Codes become f16, two by an instruction, and so must the inputs: 2^-4 times as large, so that they may be as large as
+// a million. Those of bf16 are f16 exactly down to 2^-13, and below to 2^-21. WIDE inputs stay bf16.
 struct WeightFp8 {
-    enum { BYTES = FP8_BLOCK, MOST_RUN = 8 };
-    // Bytes 1 and 3, or 0 and 2, as bf16: e4m3's exponent has a bias of 7, bf16's of 127, so times 2^120.
-    static DEVICE uint32_t odd(uint32_t q) {
-        return bf16_mul2((q & 0x80008000u) | ((q >> 4) & 0x07F007F0u), 0x7B807B80u);
+    enum { OP = RUN_LINEAR_FP8, BYTES = FP8_BLOCK, MOST_RUN = 8 };
+    static DEVICE uint32_t half_input(uint32_t pair) {
+        const uint32_t small = bf16_mul2(pair, 0x3D803D80u); // 2^-4
+        return f16_pair(bf16_low(small), bf16_high(small));
     }
-    static DEVICE uint32_t even(uint32_t q) {
-        return bf16_mul2(((q << 8) & 0x80008000u) | ((q << 4) & 0x07F007F0u), 0x7B807B80u);
+    // The pairs of a word as bf16: e4m3's exponent has a bias of 7, bf16's of 127, so times 2^120.
+    static DEVICE void widen(uint32_t q, uint32_t (&r)[2]) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t pair = __byte_perm(q, 0, i ? 0x3424 : 0x1404); // in the high byte of a half each
+            r[i] = bf16_mul2((pair & 0x80008000u) | ((pair >> 4) & 0x07F007F0u), 0x7B807B80u);
+        }
     }
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
@@ -48,9 +56,18 @@ struct WeightFp8 {
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
             const Quad q = shared_quad(at + u * 512);
-            product<WIDE>(part[0], part[1], odd(q.x), odd(q.z), even(q.x), even(q.z), x[u], 0);
-            product<WIDE>(part[1], part[0], odd(q.y), odd(q.w), even(q.y), even(q.w), x[u], 2);
+            if constexpr (WIDE) {
+                uint32_t r[4][2];
+                widen(q.x, r[0]), widen(q.y, r[1]), widen(q.z, r[2]), widen(q.w, r[3]);
+                product<WIDE>(part[0], part[1], r[0][0], r[2][0], r[0][1], r[2][1], x[u], 0);
+                product<WIDE>(part[1], part[0], r[1][0], r[3][0], r[1][1], r[3][1], x[u], 2);
+            } else {
+                const uint2 a = f16_of_e4m3(q.x), b = f16_of_e4m3(q.y), c = f16_of_e4m3(q.z), d = f16_of_e4m3(q.w);
+                mma_f16(part[0], a.x, c.x, a.y, c.y, x[u].x[0], x[u].x[1]);
+                mma_f16(part[1], b.x, d.x, b.y, d.y, x[u].x[2], x[u].x[3]);
+            }
         }
+        if (!WIDE) top *= 16, bottom *= 16;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             sum[i][0] += part[i][0] * top, sum[i][1] += part[i][1] * top;
@@ -60,7 +77,7 @@ struct WeightFp8 {
 };
 
 struct WeightMxfp4 {
-    enum { BYTES = MXFP4_BLOCK, MOST_RUN = 8 };
+    enum { OP = RUN_LINEAR_MXFP4, BYTES = MXFP4_BLOCK, MOST_RUN = 8 };
     // Eight codes of a word to eight bf16, two a register: magnitudes land in exponent and mantissa, times 2^-126.
     static DEVICE void widen(uint32_t q, uint32_t scale, uint32_t (&r)[4]) {
         r[0] = bf16_mul2(q & 0x81C081C0u, scale);
@@ -105,7 +122,7 @@ struct WeightMxfp4 {
 
 // A float as two bf16: 16 of its 24 bits, as of the inputs where these are WIDE.
 struct WeightF32 {
-    enum { BYTES = F32_BLOCK, MOST_RUN = 8 };
+    enum { OP = RUN_LINEAR_F32, BYTES = F32_BLOCK, MOST_RUN = 8 };
     template <bool WIDE, int UNIT>
     static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
         WeightBf16::multiply<WIDE, UNIT>(sum, at, first, x);

@@ -27,8 +27,7 @@ static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row
         }
         return out;
     case DTYPE_FP8: {
-        static const int place[4] = {1, 3, 0, 2};
-        int byte = at[k / 8 * 512 + lane * 16 + half * 8 + k % 8 / 4 * 4 + place[k % 4]], exponent = byte >> 3 & 15,
+        int byte = at[k / 8 * 512 + lane * 16 + half * 8 + k % 8 / 4 * 4 + k % 4], exponent = byte >> 3 & 15,
             mantissa = byte & 7;
         float factor, value = exponent ? ldexpf(1 + (float)mantissa / 8, exponent - 7) : ldexpf((float)mantissa, -9);
         memcpy(&factor, at + 2048 + 4 * half, 4);

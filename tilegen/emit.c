@@ -42,16 +42,16 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     bool uses[4] = {false};
     // What a warp holds of its inputs: those of the ops with a norm, as far as registers go. Others load them strip by
     // strip where they are more: the less code, the faster it is fetched.
-    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false, regular = true;
+    bool wide = c->sched->activations == DTYPE_F32, direct = false, ragged = false;
     uint32_t run = (uint32_t)geometry_run(c->plan), held = run, stream = 0,
-             most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS;
+             most = wide ? MOST_HELD_QUARTERS : MOST_HELD_BLOCKS, irregular = 0;
     for (int i = 0; i < steps->count; i++) {
         const EngineStep *s = &steps->at[i];
         if (s->op > RUN_LINEAR_F32) continue;
         uses[s->op] = true;
         direct |= s->direct;
         ragged |= s->k % BLOCK_K != 0;
-        regular &= s->regular;
+        irregular |= (uint32_t)!s->regular << s->op;
         if (s->stream) stream = s->warp_runs;
         if ((s->norm_slot != SLOT_COUNT || s->direct) && s->warp_runs * run > held) held = s->warp_runs * run;
     }
@@ -77,7 +77,7 @@ static void emit_model(Ctx *ctx, Text *t, const Compiled *c, const KernelSteps *
     number(t, "UNIT", wide ? 1 : 4);
     flag(t, "DIRECT", direct);
     flag(t, "RAGGED", ragged);
-    flag(t, "REGULAR", regular);
+    number(t, "IRREGULAR", irregular); // a bit an op of which a step is not regular
     flag(t, "ROUTED", resident && e->count > 0 && routed_before(prog));
     static const char *const weights[DTYPE_COUNT] = {[DTYPE_BF16] = "WeightBf16",
                                                      [DTYPE_FP8] = "WeightFp8",

@@ -401,10 +401,11 @@ KernelSteps *kernel_steps(Ctx *ctx, const Compiled *c) {
             EngineStep *step = &steps->at[steps->first[b] + s];
             if (!make_step(&k, step, body->steps[s].op, kernel_body_kind(c->model, prog, b), step_site(prog, body, s)))
                 return NULL;
-            // The router and the experts read the same rows with the same norm.
+            // The router and the experts read the same rows with the same norm; fp8 weights want them as f16.
             step->input = (uint32_t)(steps->first[b] + s);
             for (int r = 0; r < s && body->steps[s].op == OP_EXPERTS_UP; r++)
-                if (body->steps[r].op == OP_ROUTER && c->plan->ops[OP_ROUTER].split == 1)
+                if (body->steps[r].op == OP_ROUTER && c->plan->ops[OP_ROUTER].split == 1 &&
+                    (steps->at[steps->first[b] + r].op == RUN_LINEAR_FP8) == (step->op == RUN_LINEAR_FP8))
                     step->input = (uint32_t)(steps->first[b] + r);
         }
         for (int i = 0; i < body->pool_count; i++) steps->at[steps->first[b] + body->pools[i].publisher].pool = ++pools;

@@ -63,9 +63,8 @@ template <class Model> struct Loader {
         phases ^= 1u << page;
     }
 
-    // The chunks of a tile, into pages from `page` on, round and round; with the first of them the ticket where they
-    // stream. All lanes.
-    DEVICE void fill_all(const Pieces &from, uint32_t &page, bool stream = false) {
+    // The chunks of a tile, into pages from `page` on, round and round. All lanes.
+    DEVICE void fill_all(const Pieces &from, uint32_t &page) {
         for (uint32_t chunk = 0; chunk < from.chunks; chunk++) {
             uint64_t at;
             uint32_t bytes;
@@ -73,7 +72,6 @@ template <class Model> struct Loader {
             next_page(page);
             if (lane_id() == 0) {
                 const uint32_t full = shared_address(&s->full[page]);
-                if (stream && chunk == 0) s->loaded[page] = s->ticket;
                 barrier_expect(full, bytes);
                 fence_bulk_copies();
                 bulk_copy(pages + page * Model::PAGE_BYTES, at, bytes, full, policy_stream());
@@ -82,18 +80,57 @@ template <class Model> struct Loader {
         }
     }
 
-    // Behind a step's last ticket: the pages of a strip, with nothing in them.
-    DEVICE void end_stream(uint32_t &page) {
-        for (int r = 0; r < Model::STREAM_RUNS; r++) {
-            barrier_wait(who, s->empty[page], phases >> page & 1);
-            phases ^= 1u << page;
-            if (lane_id() == 0) {
-                s->loaded[page].key = -1;
-                barrier_expect(shared_address(&s->full[page]), 0);
+    // Tiles [item, end) of a step that streams, or those from `item` on that this worker can claim: of each a strip in
+    // STREAM_RUNS pages, its ticket beside the first. Most of a round's bytes go through this loop. `waited`: for the
+    // first page, already.
+    DEVICE void stream(uint32_t which, uint32_t item, uint32_t end, uint32_t participants, uint32_t *claims,
+                       uint32_t &page, bool waited) {
+        const PoolStep &of = s->pool[which];
+        const uint32_t tiles = of.first.pool, lo = (uint32_t)of.first.lo, width = (uint32_t)of.first.hi - lo,
+                       bytes = of.pieces.chunk_bytes, item_bytes = of.item_bytes, first_page = page;
+        const uint64_t first = of.pieces.from;
+        const float per_tile = 1.0f / (float)tiles;
+        uint32_t until = claims ? item + 1 : end, next = 0, next_size = 0;
+        bool claim = claims != nullptr, handed_over = false;
+        auto fill = [&](uint64_t from, uint32_t n, const Ticket &ticket) { // `from` and `n` bytes a page
+#pragma unroll
+            for (int r = 0; r < Model::STREAM_RUNS; r++) {
+                if (!waited) next_page(page);
+                waited = false;
+                if (lane_id() == 0) {
+                    const uint32_t full = shared_address(&s->full[page]);
+                    if (r == 0) s->loaded[page] = ticket;
+                    barrier_expect(full, n);
+                    fence_bulk_copies();
+                    if (n) bulk_copy(pages + page * Model::PAGE_BYTES, from, n, full, policy_stream());
+                }
+                from += n;
+                if (++page == Model::PAGES) page = 0;
             }
-            if (++page == Model::PAGES) page = 0;
+        };
+        while (item < end) {
+            // (item + 1/2) / tiles is further from a whole number than floats are wrong: items are below 2^20.
+            const uint32_t key = (uint32_t)(((float)item + 0.5f) * per_tile), tile = item - key * tiles;
+            const uint64_t from =
+                first + (uint64_t)s->key_expert[key] * item_bytes + tile * (bytes * Model::STREAM_RUNS);
+            const Ticket ticket = {(int)key, (int)(lo + tile * width), s->key_rows[key], 0};
+            if (claim) { // one claim ahead; of two tiles while many are left
+                next_size = item + 4 * participants >= end ? 1 : 2;
+                if (lane_id() == 0) next = participants + add_relaxed(claims, next_size);
+                claim = false;
+            }
+            fill(from, bytes, ticket);
+            if (!handed_over) hand(which, 0, 0, 0, first_page);
+            handed_over = true;
+            streamed++;
+            if (++item == until && claims) {
+                item = __shfl_sync(~0u, next, 0), until = item + next_size;
+                claim = true;
+            }
         }
-        streamed += FINISHERS; // a last ticket for each
+        if (!handed_over) hand(which, 0, 0, 0, first_page);
+        fill(0, 0, {-1, 0, 0, 0}); // the last ticket, with nothing in its pages
+        streamed += FINISHERS;     // each finisher gets one
     }
 
     // Hands `n` tiles of a pool's step and key to dispatch, whose first page is `page`; key -1: no more; `n` 0: all of
@@ -207,8 +244,12 @@ template <class Model> struct Loader {
             of.claimed = pool.dynamic && !step.in_item;
             of.halted = gate.halted(instance, it.body_step);
             of.streams = Model::STREAM_RUNS > 0 && step.stream && !of.halted && it.signal_count <= SLOT_SIGNALS;
-            of.merged = !pool.dynamic || !whole || it.signal_count > SLOT_SIGNALS ? 1 : of.streams ? 2 : POOL_MERGED;
+            of.merged = !pool.dynamic || !whole || it.signal_count > SLOT_SIGNALS ? 1 : POOL_MERGED;
         }
+        __syncwarp();
+        uint32_t page = 0;
+        const bool waited = Model::STREAM_RUNS > 0 && s->pool[0].streams; // what may be done before routing is
+        if (waited) next_page(page);
         who.at(instance, entry.body_step, 0, 0);
         if constexpr (!Model::RESIDENT)
             if (entry.lo) grid_wait(); // routed by the kernel before
@@ -225,15 +266,18 @@ template <class Model> struct Loader {
         }
         __syncwarp();
         const uint32_t active = take_routes();
-        uint32_t page = 0;
+        uint32_t *claims = pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool);
         for (uint32_t which = 0; which < items; which++) {
             const PoolStep &of = s->pool[which];
             const uint32_t tiles = of.first.pool, total = tiles * active;
-            const bool one_by_one = of.claimed, stream = Model::STREAM_RUNS > 0 && of.streams;
+            const bool one_by_one = of.claimed;
             const uint32_t end = one_by_one ? total : (entry.part + 1) * total / participants;
             uint32_t item = one_by_one ? entry.part : entry.part * total / participants,
                      size = one_by_one ? 1 : of.merged;
-            if (stream) hand(which, 0, 0, 0, page);
+            if (Model::STREAM_RUNS > 0 && of.streams) {
+                stream(which, item, end, participants, one_by_one ? claims : nullptr, page, waited && which == 0);
+                continue;
+            }
             while (item < end) {
                 // Claimed one ahead; several tiles at a time while many are left, since a task costs as much again as
                 // it multiplies.
@@ -241,29 +285,19 @@ template <class Model> struct Loader {
                 const uint32_t next_size = one_by_one && item + 4 * participants >= total ? 1
                                            : item + 8 * participants >= total             ? min(of.merged, 2u)
                                                                                           : of.merged;
-                if (one_by_one && lane == 0)
-                    next = participants +
-                           add_relaxed(pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool),
-                                       next_size);
+                if (one_by_one && lane == 0) next = participants + add_relaxed(claims, next_size);
                 for (uint32_t until = min(item + size, end); item < until;) {
-                    const uint32_t key = item / tiles, tile = item % tiles,
-                                   n = stream ? 1 : min(until - item, tiles - tile);
-                    if (!stream)
-                        hand(which, key, tile, n, page);
-                    else if (lane == 0)
-                        s->ticket = {(int)key, of.first.lo + (int)tile * (of.first.hi - of.first.lo), s->key_rows[key],
-                                     0};
+                    const uint32_t key = item / tiles, tile = item % tiles, n = min(until - item, tiles - tile);
+                    hand(which, key, tile, n, page);
                     Pieces from = of.pieces;
                     from.from += (uint64_t)s->key_expert[key] * of.item_bytes + tile * from.bytes;
                     from.chunks *= n, from.bytes *= n;
-                    if (!of.halted) fill_all(from, page, stream);
-                    streamed += stream;
+                    if (!of.halted) fill_all(from, page);
                     item += n;
                 }
                 if (one_by_one) item = __shfl_sync(~0u, next, 0);
                 size = next_size;
             }
-            if (stream) end_stream(page);
         }
         hand(0, -1, 0, 1, 0);
         if (Model::RESIDENT && lane == 0) add_release(pointer<uint32_t>(p->exits) + instance, 1);

@@ -126,13 +126,13 @@ struct Shared {
     Instruction control; // what the control warp is at
     EngineInstance instances[MAX_INSTANCES];
     EngineQueue queues[MAX_BODIES * ROLES];
-    Gate gates[2];                                         // of rounds by their parity, from dispatch to the loader
-    Item items[ITEM_ROOM];                                 // from the loader to dispatch
-    PoolStep pool[POOL_STEPS];                             // the loader's, of the pool at hand
-    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS];   // likewise: the routing
-    Ticket ticket, loaded[MAX_PAGES], summed[STRIP_SLOTS]; // the loader's next; by page; by the place of the sums
-    uint32_t finished[SLOTS], direct[SLOTS];               // finishers done with a task; direct tasks of a place so far
-    uint32_t active;                                       // keys of the routing
+    Gate gates[2];                                       // of rounds by their parity, from dispatch to the loader
+    Item items[ITEM_ROOM];                               // from the loader to dispatch
+    PoolStep pool[POOL_STEPS];                           // the loader's, of the pool at hand
+    uint32_t key_expert[POOL_KEYS], key_rows[POOL_KEYS]; // likewise: the routing
+    Ticket loaded[MAX_PAGES], summed[STRIP_SLOTS];       // by page; by the place of the sums
+    uint32_t finished[SLOTS], direct[SLOTS];             // finishers done with a task; direct tasks of a place so far
+    uint32_t active;                                     // keys of the routing
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp

@@ -242,7 +242,7 @@ template <class Model> static DEVICE void finish_stream(const Finisher &f, const
         }
         const Ticket ticket = f.s->summed[place];
         warp_arrive(shared_address(&f.s->strip_free[place]));
-        if (ticket.key < 0) return; // each finisher gets one of these
+        if (ticket.lo < 0) return; // each finisher gets one of these
         if (normed) v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];
         const uint32_t row = step.out_row;
         char *to = pointer<char>(f.p->slab + step.out + (uint64_t)ticket.key * step.out_item + (uint64_t)token * row);

@@ -292,44 +292,47 @@ static DEVICE void multiply_whole(Compute &c, Chunks<Model> &chunks, const Engin
 
 // Tiles of a step that streams, in the order in which the loader brings them: a strip each, of which the warp has a run
 // of each chunk. There are all the weights of a round's experts in this loop: what it does beside products is what the
-// products wait for. `dry`: rehearses it.
+// products wait for. A block's codes are loaded two blocks ahead, no more: the products want registers. `dry`:
+// rehearses it.
 template <class Weight, class Model> static DEVICE void stream(Compute &c, const Held<Model> &in, bool dry) {
-    constexpr int RUN = Model::RUN, RUNS = Model::STREAM_RUNS;
+    constexpr int RUN = Model::RUN, BLOCKS = Model::STREAM_RUNS * RUN, AHEAD = BLOCKS < 2 ? BLOCKS : 2;
     const uint32_t mine = c.pages + c.warp * RUN * Weight::BYTES;
     const uint32_t first_strip = c.slot().at.first_strip;
     uint32_t page = c.slot().at.page, strips = first_strip;
-    auto push = [&](const float4 &sum, const Quad &ticket) {
+    auto push = [&](const float4 &sum, const uint2 &ticket) {
         const uint32_t place = strips % STRIP_SLOTS;
         barrier_wait_fast(c.who, c.s->strip_free[place], (strips++ / STRIP_SLOTS & 1) ^ 1);
         reinterpret_cast<float4 *>(c.s->partial[place][c.warp])[lane_id()] = sum;
-        if (c.warp == 0) *reinterpret_cast<Quad *>(&c.s->summed[place]) = ticket;
+        if (c.warp == 0) *reinterpret_cast<uint2 *>(&c.s->summed[place]) = ticket;
         warp_arrive(shared_address(&c.s->strip_full[place]));
     };
     for (;;) {
-        typename Weight::template Codes<4> codes[RUNS][RUN];
-        Quad ticket;
-#pragma unroll
-        for (int r = 0; r < RUNS; r++) {
-            if (!dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
-            if (r == 0) ticket = shared_quad(shared_address(&c.s->loaded[page]));
-#pragma unroll
-            for (int j = 0; j < RUN; j++) codes[r][j].load(mine + page * Model::PAGE_BYTES + j * Weight::BYTES, 0);
-            if (dry) continue;
-            warp_arrive(shared_address(&c.s->empty[page]));
-            c.phases ^= 1u << page;
-            if (++page == Model::PAGES) page = 0;
-        }
-        if (!dry && (int)ticket.x < 0) break;
+        typename Weight::template Codes<4> codes[BLOCKS];
+        uint2 ticket;
+        auto take =
+            [&](int n) { // block n of the strip: with the first of a page it is waited for, with the last given back
+                if (n % RUN == 0 && !dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
+                if (n == 0) ticket = shared_pair(shared_address(&c.s->loaded[page]));
+                codes[n].load(mine + page * Model::PAGE_BYTES + n % RUN * Weight::BYTES, 0);
+                if (n % RUN < RUN - 1 || dry) return;
+                warp_arrive(shared_address(&c.s->empty[page]));
+                c.phases ^= 1u << page;
+                if (++page == Model::PAGES) page = 0;
+            };
         float sum[2][4] = {};
 #pragma unroll
-        for (int r = 0; r < RUNS; r++)
+        for (int n = 0; n < AHEAD; n++) take(n);
 #pragma unroll
-            for (int j = 0; j < RUN; j++) Weight::template multiply<false, 4>(sum, codes[r][j], in.x[r * RUN + j]);
+        for (int n = 0; n < BLOCKS; n++) {
+            if (n + AHEAD < BLOCKS) take(n + AHEAD);
+            Weight::template multiply<false, 4>(sum, codes[n], in.x[n]);
+        }
         if (dry) return;
+        if ((int)ticket.x < 0) break;
         push(make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]),
              ticket);
     }
-    for (int i = 0; i < FINISHERS; i++) push(make_float4(0, 0, 0, 0), {~0u, 0, 0, 0}); // one for each
+    for (int i = 0; i < FINISHERS; i++) push(make_float4(0, 0, 0, 0), {~0u, 0}); // one for each
 }
 
 // What a task does itself with a strip's sums, where one warp has them all: an expert's output, float, for the rows

@@ -113,7 +113,7 @@ template <class Model> struct Loader {
             const uint32_t key = (uint32_t)(((float)item + 0.5f) * per_tile), tile = item - key * tiles;
             const uint64_t from =
                 first + (uint64_t)s->key_expert[key] * item_bytes + tile * (bytes * Model::STREAM_RUNS);
-            const Ticket ticket = {(int)key, (int)(lo + tile * width), s->key_rows[key], 0};
+            const Ticket ticket = {(int)(lo + tile * width), (uint16_t)key, (uint16_t)s->key_rows[key]};
             if (claim) { // one claim ahead; of two tiles while many are left
                 next_size = item + 4 * participants >= end ? 1 : 2;
                 if (lane_id() == 0) next = participants + add_relaxed(claims, next_size);
@@ -129,8 +129,8 @@ template <class Model> struct Loader {
             }
         }
         if (!handed_over) hand(which, 0, 0, 0, first_page);
-        fill(0, 0, {-1, 0, 0, 0}); // the last ticket, with nothing in its pages
-        streamed += FINISHERS;     // each finisher gets one
+        fill(0, 0, {-1, 0, 0}); // the last ticket, with nothing in its pages
+        streamed += FINISHERS;  // each finisher gets one
     }
 
     // Hands `n` tiles of a pool's step and key to dispatch, whose first page is `page`; key -1: no more; `n` 0: all of

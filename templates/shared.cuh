@@ -85,9 +85,9 @@ struct Item {
 
 // A tile of a step that streams: with the first page of its weights from the loader to the compute warps, with its sums
 // from these to a finisher.
-struct alignas(16) Ticket {
-    int key, lo; // key -1: no more
-    uint32_t rows_of_key, pad;
+struct alignas(8) Ticket {
+    int lo; // -1: no more
+    uint16_t key, rows_of_key;
 };
 
 struct Pieces { // where the chunks of a tile come from
@@ -190,6 +190,10 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
         since = now;
     else if (now - since > w.p->timeout_ms * 16)
         give_up(w, kind, group, want, have, true);
+}
+
+DEVICE bool barrier_ready(const uint64_t &barrier, uint32_t parity) {
+    return __all_sync(~0u, barrier_test(shared_address(&barrier), parity));
 }
 
 // By a whole warp: the vote tells the compiler that the loop is uniform. These waits are everywhere and on the way of

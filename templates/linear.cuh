@@ -170,16 +170,24 @@ template <class Model> struct Held {
         }
     }
     // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds
-    // the sum of their squares.
+    // the sum of their squares. Of one run alone what the others would take is not gone through.
     DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0, uint32_t rows,
                      bool normed, float &squares) {
+        if (UNIT == 4 && HELD > RUN && step.warp_runs - r0 == 1)
+            load_units<RUN>(in, step, room, warp, r0, rows, normed, squares);
+        else
+            load_units<HELD>(in, step, room, warp, r0, rows, normed, squares);
+    }
+    template <int UNITS>
+    DEVICE void load_units(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0,
+                           uint32_t rows, bool normed, float &squares) {
         const Portion<Model> share(step, warp);
         const uint32_t t = lane_id() & 3;
         const bool mine = rows >> (lane_id() >> 2) & 1;
-        Raw<WIDE> raw[HELD][UNIT];
+        Raw<WIDE> raw[UNITS][UNIT];
         in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
 #pragma unroll
-        for (int i = 0; i < HELD; i++) {
+        for (int i = 0; i < UNITS; i++) {
             const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
             uint32_t k = n * UNIT / 4 * BLOCK_K;
             const bool wanted = n < opaque(share.units) && mine;
@@ -196,13 +204,18 @@ template <class Model> struct Held {
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++) {
+                if (i >= UNITS) {
+                    x[i][u] = {};
+                    continue;
+                }
+                const Raw<WIDE> &from = raw[i < UNITS ? i : 0][u];
                 Quad w = {0, 0, 0, 0};
                 if constexpr (UNIT == 4) {
                     if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
                 } else
                     w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
-                if (normed) sum.add(raw[i][u]);
-                x[i][u] = raw[i][u].operands(normed, w);
+                if (normed) sum.add(from);
+                x[i][u] = from.operands(normed, w);
             }
         if (normed) squares += sum.sum();
     }

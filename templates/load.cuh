@@ -80,18 +80,23 @@ template <class Model> struct Loader {
         }
     }
 
-    // Tiles [item, end) of a step that streams, or those from `item` on that this worker can claim: of each a strip in
-    // STREAM_RUNS pages, its ticket beside the first. Most of a round's bytes go through this loop. `waited`: for the
-    // first page, already.
-    DEVICE void stream(uint32_t which, uint32_t item, uint32_t end, uint32_t participants, uint32_t *claims,
-                       uint32_t &page, bool waited) {
+    // A step that streams: of each tile a strip in STREAM_RUNS pages, its ticket beside the first. Most of a round's
+    // bytes go through this loop. What can be done before `routes` is known, which waits for them and returns how many
+    // keys there are, is done before. `claims`: the counter of tiles, or 0 where a worker has its share of them.
+    template <class Routes>
+    DEVICE void stream(uint32_t which, uint32_t part, uint32_t participants, uint32_t *claims, uint32_t &page,
+                       Routes routes) {
         const PoolStep &of = s->pool[which];
         const uint32_t tiles = of.first.pool, lo = (uint32_t)of.first.lo, width = (uint32_t)of.first.hi - lo,
-                       bytes = of.pieces.chunk_bytes, item_bytes = of.item_bytes, first_page = page;
+                       bytes = of.pieces.chunk_bytes, item_bytes = of.item_bytes;
         const uint64_t first = of.pieces.from;
         const float per_tile = 1.0f / (float)tiles;
-        uint32_t until = claims ? item + 1 : end, next = 0, next_size = 0;
-        bool claim = claims != nullptr, handed_over = false;
+        bool waited = true, claim = claims != nullptr;
+        hand(which, 0, 0, 0, page);
+        next_page(page);
+        const uint32_t total = routes() * tiles, end = claims ? total : (part + 1) * total / participants;
+        uint32_t item = claims ? part : part * total / participants, until = claims ? item + 1 : end, next = 0,
+                 next_size = 0;
         auto fill = [&](uint64_t from, uint32_t n, const Ticket &ticket) { // `from` and `n` bytes a page
 #pragma unroll
             for (int r = 0; r < Model::STREAM_RUNS; r++) {
@@ -120,15 +125,12 @@ template <class Model> struct Loader {
                 claim = false;
             }
             fill(from, bytes, ticket);
-            if (!handed_over) hand(which, 0, 0, 0, first_page);
-            handed_over = true;
             streamed++;
             if (++item == until && claims) {
                 item = __shfl_sync(~0u, next, 0), until = item + next_size;
                 claim = true;
             }
         }
-        if (!handed_over) hand(which, 0, 0, 0, first_page);
         fill(0, 0, {-1, 0, 0}); // the last ticket, with nothing in its pages
         streamed += FINISHERS;  // each finisher gets one
     }
@@ -243,41 +245,46 @@ template <class Model> struct Loader {
             const bool whole = step.chunks_of_strip > 1 || pieces.bytes % step.chunk_bytes == 0;
             of.claimed = pool.dynamic && !step.in_item;
             of.halted = gate.halted(instance, it.body_step);
-            of.streams = Model::STREAM_RUNS > 0 && step.stream && !of.halted && it.signal_count <= SLOT_SIGNALS;
+            of.streams =
+                Model::STREAM_RUNS > 0 && lane == 0 && step.stream && !of.halted && it.signal_count <= SLOT_SIGNALS;
             of.merged = !pool.dynamic || !whole || it.signal_count > SLOT_SIGNALS ? 1 : POOL_MERGED;
         }
         __syncwarp();
-        uint32_t page = 0;
-        const bool waited = Model::STREAM_RUNS > 0 && s->pool[0].streams; // what may be done before routing is
-        if (waited) next_page(page);
         who.at(instance, entry.body_step, 0, 0);
-        if constexpr (!Model::RESIDENT)
-            if (entry.lo) grid_wait(); // routed by the kernel before
-        const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
-        const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
-        for (uint32_t i = 0; Model::RESIDENT && i < entry.wait_count; i++) {
-            uint32_t group, since = 0;
-            bool holds;
-            const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
-            for (uint32_t n = 1;
-                 !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0; n++)
-                if ((n & 255) == 0)
-                    watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
-        }
-        __syncwarp();
-        const uint32_t active = take_routes();
-        uint32_t *claims = pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool);
+        auto wait = [&] {
+            if constexpr (!Model::RESIDENT)
+                if (entry.lo) grid_wait(); // routed by the kernel before
+            const EngineWait *waits = pointer<const EngineWait>(p->tables + t->wait_at) + entry.wait;
+            const uint32_t *counters = pointer<const uint32_t>(p->slab + t->counter_at);
+            for (uint32_t i = 0; Model::RESIDENT && i < entry.wait_count; i++) {
+                uint32_t group, since = 0;
+                bool holds;
+                const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
+                for (uint32_t n = 1;
+                     !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0;
+                     n++)
+                    if ((n & 255) == 0)
+                        watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+            }
+            __syncwarp();
+            return take_routes();
+        };
+        uint32_t *claims = pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool), page = 0;
+        bool routed = false;
         for (uint32_t which = 0; which < items; which++) {
             const PoolStep &of = s->pool[which];
-            const uint32_t tiles = of.first.pool, total = tiles * active;
             const bool one_by_one = of.claimed;
-            const uint32_t end = one_by_one ? total : (entry.part + 1) * total / participants;
-            uint32_t item = one_by_one ? entry.part : entry.part * total / participants,
-                     size = one_by_one ? 1 : of.merged;
-            if (Model::STREAM_RUNS > 0 && of.streams) {
-                stream(which, item, end, participants, one_by_one ? claims : nullptr, page, waited && which == 0);
+            if (Model::STREAM_RUNS > 0 && of.streams) { // the first
+                stream(which, entry.part, participants, one_by_one ? claims : nullptr, page, wait);
+                routed = true;
                 continue;
             }
+            if (!routed) wait();
+            routed = true;
+            const uint32_t tiles = of.first.pool, total = tiles * s->active,
+                           end = one_by_one ? total : (entry.part + 1) * total / participants;
+            uint32_t item = one_by_one ? entry.part : entry.part * total / participants,
+                     size = one_by_one ? 1 : of.merged;
             while (item < end) {
                 // Claimed one ahead; several tiles at a time while many are left, since a task costs as much again as
                 // it multiplies.

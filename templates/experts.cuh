@@ -73,30 +73,34 @@ template <class Model> struct Choice {
             p[i] = Model::SIGMOID ? __fdividef(1.0f, 1.0f + __expf(-p[i])) : p[i] / total;
             value[i] = lane_id() + 32 * i < Model::EXPERTS ? ordered(p[i] + bias[i]) : 0;
         }
-        uint32_t best = 0, at = Model::EXPERTS; // of this lane
-        float best_p = 0;
-        auto look = [&] {
-            best = 0;
-#pragma unroll
-            for (int i = 0; i < EACH; i++)
-                if (value[i] > best) best = value[i], at = lane_id() + 32 * i, best_p = p[i];
-        };
-        look();
+        // The best of all, the lowest expert that has it, out with it: all lanes go the same way, so that nobody waits
+        // for the one whose best was taken.
 #pragma unroll 1
         for (int k = 0; k < Model::TOP_K; k++) {
-            const uint32_t most = __reduce_max_sync(~0u, best);
-            const uint32_t chosen = __reduce_min_sync(~0u, best == most ? at : Model::EXPERTS);
-            const float its_p = __shfl_sync(~0u, best_p, chosen & 31);
-            if (lane_id() == k) expert = (int)chosen, weight = its_p;
-            sum += its_p;
-            if (lane_id() == (int)(chosen & 31)) { // its next one
+            uint32_t best[EACH], here = 0; // here: bit i where value[i] is the best of all
 #pragma unroll
-                for (int i = 0; i < EACH; i++)
-                    if (i == opaque(chosen) / 32) value[i] = 0;
-                look();
-            }
-            __syncwarp();
+            for (int i = 0; i < EACH; i++) best[i] = value[i];
+#pragma unroll
+            for (int half = 1; half < EACH; half *= 2)
+#pragma unroll
+                for (int i = 0; i + half < EACH; i += 2 * half) best[i] = max(best[i], best[i + half]);
+            const uint32_t most = __reduce_max_sync(~0u, best[0]);
+#pragma unroll
+            for (int i = 0; i < EACH; i++) here |= value[i] == most ? 1u << i : 0;
+            const uint32_t at = here ? lane_id() + 32 * (__ffs(here) - 1) : ~0u;
+            const uint32_t chosen = __reduce_min_sync(~0u, at);
+            if (lane_id() == k) expert = (int)chosen;
+            here = at == chosen ? here & -here : 0;
+#pragma unroll
+            for (int i = 0; i < EACH; i++) value[i] = here >> i & 1 ? 0 : value[i];
         }
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const float its_p = __shfl_sync(~0u, p[i], expert & 31);
+            if (expert / 32 == i) weight = its_p;
+        }
+#pragma unroll
+        for (int k = 0; k < Model::TOP_K; k++) sum += __shfl_sync(~0u, weight, k);
         weight = (Model::RENORMALISE ? weight / (sum + 1e-20f) : weight) * Model::EXPERT_SCALE;
     }
 };
@@ -120,7 +124,7 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     const EnginePool &pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
     Choice<Model> choice;
     choice.expert = 0, choice.weight = 0; // also where the row is absent
-    static_assert(WORDS <= COMPUTE_WARPS * 32 && Model::KEYS <= COMPUTE_WARPS * 32, "a thread each");
+    static_assert(WORDS <= 32 && Model::KEYS <= COMPUTE_WARPS * 32, "a thread each");
     if (thread < WORDS) room.words[thread] = 0;
     if (thread < Model::KEYS) room.by[thread] = 0;
     choice.load_bias(pointer<const float>(slot.layer.weight[SLOT_ROUTER_BIAS]));
@@ -147,13 +151,17 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
         const bool chooses = row < rows && lane_id() < Model::TOP_K;
         if (chooses) atomicOr(&room.words[choice.expert / 32], 1u << choice.expert % 32);
         c.meet();
-        uint32_t key = 0;
+        // An expert's key is how many chosen ones there are before it.
+        const uint32_t mine = lane_id() < WORDS ? __popc(room.words[lane_id()]) : 0, at = chooses ? choice.expert : 0;
+        uint32_t upto = mine;
 #pragma unroll
-        for (int i = 0; i < WORDS; i++) {
-            const uint32_t word = room.words[i], at = chooses ? choice.expert : 0;
-            active += __popc(word);
-            key += i < (int)at / 32 ? __popc(word) : i == (int)at / 32 ? __popc(word & ((1u << at % 32) - 1)) : 0;
+        for (int step = 1; step < WORDS; step *= 2) {
+            const uint32_t below = __shfl_up_sync(~0u, upto, step);
+            if (lane_id() >= step) upto += below;
         }
+        active = __shfl_sync(~0u, upto, WORDS - 1);
+        const uint32_t key =
+            __shfl_sync(~0u, upto - mine, at / 32) + __popc(room.words[at / 32] & ((1u << at % 32) - 1));
         if (chooses) {
             routes->key[row][lane_id()] = (int)key;
             routes->weight[row][lane_id()] = choice.weight;
@@ -298,13 +306,18 @@ template <class Model> static DEVICE void sum_experts(Compute &c) {
         rows = __shfl_sync(~0u, chosen_by, i & 31);
         ask(key + COMPUTE_WARPS, rows);
         uint32_t from = chunks.seek(c, key / Model::SUM_KEYS) + key % Model::SUM_KEYS * key_bytes;
+        typename Weight::template Codes<4> codes[BLOCKS];
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) codes[b].load(from + b * Weight::BYTES, 0);
 #pragma unroll 1
         for (int strip = 0; strip < STRIPS; strip++) {
             float sum[2][4] = {};
+            if (strip + 1 < STRIPS) from += strip_bytes;
 #pragma unroll
-            for (int b = 0; b < BLOCKS; b++)
-                Weight::template multiply<false, 4>(sum, from + b * Weight::BYTES, 0, x[b]);
-            from += strip_bytes;
+            for (int b = 0; b < BLOCKS; b++) { // a block's codes of the next strip, as soon as its own are used
+                Weight::template multiply<false, 4>(sum, codes[b], x[b]);
+                codes[b].load(from + b * Weight::BYTES, 0);
+            }
             if (by & 1)
                 low[strip * STRIP_ROWS] = sum[0][0] + sum[1][0], low[strip * STRIP_ROWS + 8] = sum[0][2] + sum[1][2];
             if (by & 2)

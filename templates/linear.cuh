@@ -276,8 +276,10 @@ static DEVICE void multiply_runs(Compute &c, Chunks<Model> &chunks, const Cursor
         for (int j = 0; j < STEP; j++) {
             Inputs<Model::WIDE> x[UNIT];
             in.choose<STEP>(opaque(i), j, x);
-            if (j == 0 || (j < opaque(share.run) && unit + j < opaque(share.units)))
-                Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, unit & 3, x);
+            if (j > 0 && (j >= opaque(share.run) || unit + j >= opaque(share.units))) continue;
+            typename Weight::template Codes<UNIT> codes;
+            codes.load(at + j * Weight::BYTES, unit & 3);
+            Weight::template multiply<Model::WIDE, UNIT>(sum, codes, x);
         }
     }
 }
@@ -297,7 +299,9 @@ static DEVICE void multiply_whole(Compute &c, Chunks<Model> &chunks, const Engin
             if (j > 0 && j >= (int)opaque(run)) break; // opaque: a block's inputs are not chosen before its turn
             Inputs<Model::WIDE> x[UNIT];
             in.choose<RUN>(opaque(i), j, x);
-            Weight::template multiply<Model::WIDE, UNIT>(sum, at + j * Weight::BYTES, 0, x);
+            typename Weight::template Codes<UNIT> codes;
+            codes.load(at + j * Weight::BYTES, 0);
+            Weight::template multiply<Model::WIDE, UNIT>(sum, codes, x);
         }
         chunk += step.run_chunks, offset += step.run_bytes;
     }

@@ -4,10 +4,10 @@
 #include "ptx.cuh"
 #include "steps.h"
 
-// `multiply` takes a unit of UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u is products 2u
-// and 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in pairs. Where
-// WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g and g + 8 of
-// the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
+// Codes hold what a lane reads of a unit, UNIT quarters of the block at `at`: all four, or quarter `first`; quarter u
+// is products 2u and 2u + 1. `x`: of each quarter the lane's inputs 32t + 8u .. 32t + 8u + 7 of row g = lane / 4, in
+// pairs. Where WIDE, each is the sum of two bf16, the second in `low`: an input of 16 bits. `sum` is added to: rows g
+// and g + 8 of the strip for tokens 2t and 2t + 1. The order of all additions is fixed.
 template <bool WIDE> struct Inputs { uint32_t x[4], low[WIDE ? 4 : 1]; };
 
 // One product with inputs i and i + 1 (pairs), and with what they left over.
@@ -20,12 +20,19 @@ static DEVICE void product(float (&d)[4], float (&rest)[4], uint32_t a0, uint32_
 
 struct WeightBf16 {
     enum { OP = RUN_LINEAR_BF16, BYTES = BF16_BLOCK, MOST_RUN = 8 };
+    template <int UNIT> struct Codes {
+        Quad a[UNIT], b[UNIT];
+        DEVICE void load(uint32_t at, uint32_t first) {
+            at += (UNIT == 1 ? first : 0) * 1024 + lane_id() * 16;
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) a[u] = shared_quad(at + u * 1024), b[u] = shared_quad(at + u * 1024 + 512);
+        }
+    };
     template <bool WIDE, int UNIT>
-    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        at += (UNIT == 1 ? first : 0) * 1024 + lane_id() * 16;
+    static DEVICE void multiply(float (&sum)[2][4], const Codes<UNIT> &codes, const Inputs<WIDE> (&x)[UNIT]) {
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
-            const Quad a = shared_quad(at + u * 1024), b = shared_quad(at + u * 1024 + 512);
+            const Quad &a = codes.a[u], &b = codes.b[u];
             product<WIDE>(sum[0], sum[1], a.x, a.y, a.z, a.w, x[u], 0);
             product<WIDE>(sum[1], sum[0], b.x, b.y, b.z, b.w, x[u], 2);
         }
@@ -48,14 +55,22 @@ struct WeightFp8 {
             r[i] = bf16_mul2((pair & 0x80008000u) | ((pair >> 4) & 0x07F007F0u), 0x7B807B80u);
         }
     }
+    template <int UNIT> struct Codes {
+        Quad word[UNIT];
+        float top, bottom;
+        DEVICE void load(uint32_t at, uint32_t first) {
+            asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
+            at += (UNIT == 1 ? first : 0) * 512 + lane_id() * 16;
+#pragma unroll
+            for (int u = 0; u < UNIT; u++) word[u] = shared_quad(at + u * 512);
+        }
+    };
     template <bool WIDE, int UNIT>
-    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        float part[2][4] = {}, top, bottom;
-        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(top), "=f"(bottom) : "r"(at + 2048));
-        at += (UNIT == 1 ? first : 0) * 512 + lane_id() * 16;
+    static DEVICE void multiply(float (&sum)[2][4], const Codes<UNIT> &codes, const Inputs<WIDE> (&x)[UNIT]) {
+        float part[2][4] = {};
 #pragma unroll
         for (int u = 0; u < UNIT; u++) {
-            const Quad q = shared_quad(at + u * 512);
+            const Quad &q = codes.word[u];
             if constexpr (WIDE) {
                 uint32_t r[4][2];
                 widen(q.x, r[0]), widen(q.y, r[1]), widen(q.z, r[2]), widen(q.w, r[3]);
@@ -67,7 +82,7 @@ struct WeightFp8 {
                 mma_f16(part[1], b.x, d.x, b.y, d.y, x[u].x[2], x[u].x[3]);
             }
         }
-        if (!WIDE) top *= 16, bottom *= 16;
+        const float top = codes.top * (WIDE ? 1 : 16), bottom = codes.bottom * (WIDE ? 1 : 16);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             sum[i][0] += part[i][0] * top, sum[i][1] += part[i][1] * top;
@@ -112,21 +127,19 @@ struct WeightMxfp4 {
             product<WIDE>(sum[1], sum[0], a[2], b[2], a[3], b[3], x[u], 2);
         }
     }
-    template <bool WIDE, int UNIT>
-    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        Codes<UNIT> codes;
-        codes.load(at, first);
-        multiply<WIDE, UNIT>(sum, codes, x);
-    }
 };
 
 // A float as two bf16: 16 of its 24 bits, as of the inputs where these are WIDE.
 struct WeightF32 {
     enum { OP = RUN_LINEAR_F32, BYTES = F32_BLOCK, MOST_RUN = 8 };
+    template <int UNIT> struct Codes {
+        WeightBf16::Codes<UNIT> value, rest;
+        DEVICE void load(uint32_t at, uint32_t first) { value.load(at, first), rest.load(at + BF16_BLOCK, first); }
+    };
     template <bool WIDE, int UNIT>
-    static DEVICE void multiply(float (&sum)[2][4], uint32_t at, uint32_t first, const Inputs<WIDE> (&x)[UNIT]) {
-        WeightBf16::multiply<WIDE, UNIT>(sum, at, first, x);
-        WeightBf16::multiply<WIDE, UNIT>(sum, at + BF16_BLOCK, first, x);
+    static DEVICE void multiply(float (&sum)[2][4], const Codes<UNIT> &codes, const Inputs<WIDE> (&x)[UNIT]) {
+        WeightBf16::multiply<WIDE, UNIT>(sum, codes.value, x);
+        WeightBf16::multiply<WIDE, UNIT>(sum, codes.rest, x);
     }
 };
 #endif

@@ -101,24 +101,29 @@ template <bool WIDE> struct Raw {
 
 // A lane's part of the sums of row g's squares, over its inputs. Of bf16 they are products of all rows with each other:
 // a quad is both operands, as rows g (words 0 and 2) and g + 8 (1 and 3), and row g with itself is in element g & 1,
-// and 2 on, of the lane with t = g / 2.
+// and 2 on, of the lane with t = g / 2. Products go to two chains.
 template <bool WIDE> struct Squares {
     float total = 0;
-    DEVICE void add(const Raw<WIDE> &raw) {
-        const uint32_t(&w)[WIDE ? 8 : 4] = raw.word;
-        if constexpr (WIDE) {
-            float sum[2] = {};
+    DEVICE void add(const Raw<WIDE> &raw, int) {
+        float sum[2] = {};
 #pragma unroll
-            for (int i = 0; i < 8; i++) sum[i & 1] += __uint_as_float(w[i]) * __uint_as_float(w[i]);
-            total += sum[0] + sum[1];
-        } else {
-            float even[4], odd[4];
-            mma_first(even, w[0], w[1], w[2], w[3], w[0], w[2]);
-            mma_first(odd, w[0], w[1], w[2], w[3], w[1], w[3]);
-            total += lane_id() & 4 ? even[1] + odd[3] : even[0] + odd[2];
-        }
+        for (int i = 0; i < 8; i++) sum[i & 1] += __uint_as_float(raw.word[i]) * __uint_as_float(raw.word[i]);
+        total += sum[0] + sum[1];
     }
-    DEVICE float sum() const { return WIDE || (lane_id() & 3) == lane_id() >> 3 ? total : 0; }
+    DEVICE float sum() const { return total; }
+};
+template <> struct Squares<false> {
+    float even[2][4] = {}, odd[2][4] = {};
+    DEVICE void add(const Raw<false> &raw, int chain) {
+        const uint32_t(&w)[4] = raw.word;
+        mma(even[chain], w[0], w[1], w[2], w[3], w[0], w[2]);
+        mma(odd[chain], w[0], w[1], w[2], w[3], w[1], w[3]);
+    }
+    DEVICE float sum() const {
+        const float low = even[0][0] + even[1][0] + odd[0][2] + odd[1][2],
+                    high = even[0][1] + even[1][1] + odd[0][3] + odd[1][3];
+        return (lane_id() & 3) == lane_id() >> 3 ? (lane_id() & 4 ? high : low) : 0;
+    }
 };
 
 // A warp's share of a strip's inputs: runs kw, kw + warps_k, kw + 2 warps_k ... of `run` units each, so that all warps
@@ -169,35 +174,42 @@ template <class Model> struct Held {
             }
         }
     }
-    // Their inputs of the rows that `rows` has a bit for, else zeros; times what load_norm left where `normed`. Adds
-    // the sum of their squares. Of one run alone what the others would take is not gone through.
+    // Their inputs of the rows that `rows` has a bit for; times what load_norm left where `normed`. Adds the sum of
+    // their squares. Other rows, whose outputs nobody looks at, get those of the first one. Of one run alone what the
+    // others would take is not gone through.
     DEVICE void load(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0, uint32_t rows,
                      bool normed, float &squares) {
+        const uint32_t g = lane_id() >> 2, row = rows >> g & 1 ? g : (uint32_t)__ffs(rows | 128) - 1;
+        in += (uint64_t)row * step.in_row + (lane_id() & 3) * 16;
         if (UNIT == 4 && HELD > RUN && step.warp_runs - r0 == 1)
-            load_units<RUN>(in, step, room, warp, r0, rows, normed, squares);
+            load_units<RUN>(in, step, room, warp, r0, normed, squares);
         else
-            load_units<HELD>(in, step, room, warp, r0, rows, normed, squares);
+            load_units<HELD>(in, step, room, warp, r0, normed, squares);
     }
     template <int UNITS>
     DEVICE void load_units(uint64_t in, const EngineStep &step, const uint16_t *room, int warp, uint32_t r0,
-                           uint32_t rows, bool normed, float &squares) {
+                           bool normed, float &squares) {
+        // Read here once: what is read between loads is read anew after each.
         const Portion<Model> share(step, warp);
-        const uint32_t t = lane_id() & 3;
-        const bool mine = rows >> (lane_id() >> 2) & 1;
+        const uint32_t t = lane_id() & 3, slab_k = step.in_slab_k, slab = step.in_slab, all = step.k;
         Raw<WIDE> raw[UNITS][UNIT];
-        in += (uint64_t)(lane_id() >> 2) * step.in_row + t * 16;
 #pragma unroll
         for (int i = 0; i < UNITS; i++) {
             const uint32_t n = share.unit(r0 + i / RUN, i % RUN), quarter = UNIT == 1 ? n & 3 : 0;
+            if (n >= share.units) {
+#pragma unroll
+                for (int u = 0; u < UNIT; u++) raw[i][u] = {};
+                continue;
+            }
             uint32_t k = n * UNIT / 4 * BLOCK_K;
-            const bool wanted = n < opaque(share.units) && mine;
             const uint32_t at = k + 32 * t + 8 * quarter;
             uint64_t row = in;
-            for (; step.in_slab_k && k >= step.in_slab_k; k -= step.in_slab_k) row += step.in_slab;
+            if (slab_k)
+                for (; k >= slab_k; k -= slab_k) row += slab;
             row += (uint64_t)k * Activations<WIDE>::BYTES + quarter * (WIDE ? 128 : 64);
 #pragma unroll
             for (int u = 0; u < UNIT; u++)
-                raw[i][u].load(pointer<const char>(row), u, wanted && (!Model::RAGGED || at + 8 * u < opaque(step.k)));
+                raw[i][u].load(pointer<const char>(row), u, !Model::RAGGED || at + 8 * u < all);
         }
         Squares<WIDE> sum;
 #pragma unroll
@@ -209,13 +221,14 @@ template <class Model> struct Held {
                     continue;
                 }
                 const Raw<WIDE> &from = raw[i < UNITS ? i : 0][u];
-                Quad w = {0, 0, 0, 0};
-                if constexpr (UNIT == 4) {
-                    if (normed) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
-                } else
-                    w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
-                if (normed) sum.add(from);
-                x[i][u] = from.operands(normed, w);
+                if (!normed) {
+                    x[i][u] = from.operands(false, {0, 0, 0, 0});
+                    continue;
+                }
+                Quad w = {x[i][u].x[0], x[i][u].x[1], x[i][u].x[2], x[i][u].x[3]};
+                if constexpr (UNIT == 4) w = *reinterpret_cast<const Quad *>(room + i * BLOCK_K + 32 * t + 8 * u);
+                sum.add(from, u & 1);
+                x[i][u] = from.operands(true, w);
             }
         if (normed) squares += sum.sum();
     }

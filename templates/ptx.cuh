@@ -296,13 +296,6 @@ DEVICE void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-// The first of a chain: d = a b.
-DEVICE void mma_first(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%10, %10, %10, %10};"
-                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
-}
 // Products of a warpgroup: d[64 x 64] += a[64 x 16] b[16 x 64], bf16 in, fp32 sums; d = a b where not `more`. Its warp
 // w has rows 16w .. 16w + 15 of a and d, as mma has them. b is in shared memory: column j of inputs 0-7 is 16 bytes,
 // eight columns are 128 bytes side by side, the next eight follow; inputs 8-15 are `apart` bytes on.

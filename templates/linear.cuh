@@ -151,17 +151,29 @@ template <class Model> struct Held {
 #pragma unroll
             for (int u = 0; u < UNIT; u++) x[i][u] = {};
     }
-    // The norm's weights for the warp's runs from r0 on, on their way before the inputs.
-    DEVICE void load_norm(uint64_t weights, uint16_t *room, const EngineStep &step, int warp, uint32_t r0) {
+    // The norm's weights for the warp's runs from r0 on, on their way before the inputs; times `factor` (bf16, twice)
+    // where blocks are taken whole.
+    DEVICE void load_norm(uint64_t weights, uint16_t *room, const EngineStep &step, int warp, uint32_t r0,
+                          uint32_t factor) {
         const Portion<Model> share(step, warp);
         const uint32_t k = step.k;
         const uint16_t *from = pointer<const uint16_t>(weights);
         if constexpr (UNIT == 4) { // 16 lanes a block
+            constexpr int EACH = (HELD * 16 + 31) / 32;
+            const uint32_t lane = lane_id(), piece = lane % 16 * 8;
+            Quad w[EACH];
 #pragma unroll
-            for (int n = 0; n < (HELD * 16 + 31) / 32; n++) {
-                const uint32_t q = n * 32 + lane_id(), i = q / 16, piece = q % 16 * 8;
-                const uint32_t at = share.unit(r0 + i / RUN, i % RUN) * BLOCK_K + piece;
-                if (i < HELD && at < k) *reinterpret_cast<Quad *>(room + i * BLOCK_K + piece) = global_quad(from + at);
+            for (int n = 0; n < EACH; n++) {
+                const uint32_t i = 2 * n + lane / 16, at = share.unit(r0 + i / RUN, i % RUN) * BLOCK_K + piece;
+                w[n] = {0, 0, 0, 0};
+                if (i < HELD && at < k) w[n] = global_quad(from + at);
+            }
+#pragma unroll
+            for (int n = 0; n < EACH; n++) {
+                const uint32_t i = 2 * n + lane / 16;
+                const Quad v = {bf16_mul2(w[n].x, factor), bf16_mul2(w[n].y, factor), bf16_mul2(w[n].z, factor),
+                                bf16_mul2(w[n].w, factor)};
+                if (i < HELD) *reinterpret_cast<Quad *>(room + i * BLOCK_K + piece) = v;
             }
             __syncwarp();
         } else {
@@ -232,13 +244,18 @@ template <class Model> struct Held {
             }
         if (normed) squares += sum.sum();
     }
-    DEVICE void halve() { // for fp8 weights
+    // For fp8 weights: as f16, times WeightFp8::FACTOR, which a norm's weights have already.
+    DEVICE void halve(bool normed) {
 #pragma unroll
         for (int i = 0; i < HELD; i++)
 #pragma unroll
             for (int u = 0; u < UNIT; u++)
 #pragma unroll
-                for (int w = 0; w < 4; w++) x[i][u].x[w] = WeightFp8::half_input(x[i][u].x[w]);
+                for (int w = 0; w < 4; w++) {
+                    uint32_t &pair = x[i][u].x[w];
+                    if (!normed) pair = bf16_mul2(pair, WeightFp8::FACTOR);
+                    pair = f16_pair(bf16_low(pair), bf16_high(pair));
+                }
     }
     // Unit `i`, which is no constant: one loop over units instead of a copy of its body each, since code that is
     // fetched anew costs more than it computes. A move a register and candidate.
@@ -413,7 +430,8 @@ template <class Model> static DEVICE void linear(Compute &c) {
                        lanes = COMPUTE_WARPS >> warps_k_log, lane_strip = c.warp >> warps_k_log,
                        first_chunk = step.first_chunks >> 4 * kw & 15,
                        first_offset = (kw * run - first_chunk * step.chunk_blocks) * step.block_bytes;
-        const bool normed = norm_slot != SLOT_COUNT, held = warp_runs <= HELD;
+        const bool normed = norm_slot != SLOT_COUNT, held = warp_runs <= HELD,
+                   halves = Model::USES_FP8 && !Model::WIDE && op == RUN_LINEAR_FP8;
         auto share = [&] { // of the rows' squares, for the finishers
             if ((lane_id() & 3) == 0) c.s->squares[c.number % SLOTS][c.warp][lane_id() >> 2] = squares;
         };
@@ -432,7 +450,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                 if (!ready || !held) {
                     if (normed)
                         in.load_norm(slot.layer.weight[norm_slot] + at.first_input * 2, c.s->norm[c.warp], step, c.warp,
-                                     r0);
+                                     r0, halves ? WeightFp8::FACTOR : 0x3F803F80u);
                     if (!ready) {
                         if (strip < strips) first_look(c, chunks, cursor.chunk, first_chunk, kw, step);
                         c.wait_ready();
@@ -441,7 +459,7 @@ template <class Model> static DEVICE void linear(Compute &c) {
                     float more = 0;
                     const uint32_t rows = step.in_item ? at.rows_of_key : (1u << at.rows) - 1;
                     in.load(c.p->slab + at.in, step, c.s->norm[c.warp], c.warp, r0, rows, normed, more);
-                    if (Model::USES_FP8 && !Model::WIDE && op == RUN_LINEAR_FP8) in.halve();
+                    if (halves) in.halve(normed);
                     have = held ? input : ~0u;
                     if (strip == lane_strip) squares += more;
                     if (normed && strip == lane_strip && r0 + HELD >= warp_runs) {

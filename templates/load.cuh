@@ -54,8 +54,8 @@ template <class Model> struct Loader {
 
     // Waits until a page may be filled. No more copies are on their way than stream at the memory's rate: whatever else
     // a worker asks for waits behind them, an expert's first page too.
-    DEVICE void next_page(uint32_t page) {
-        if (Model::PAGES > PAGES_FLYING) { // `phases` has the parity of a page's last copy
+    DEVICE void next_page(uint32_t page, bool limited = true) {
+        if (Model::PAGES > PAGES_FLYING && limited) { // `phases` has the parity of a page's last copy
             const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);
             barrier_wait(who, s->full[before], phases >> before & 1);
         }
@@ -91,16 +91,16 @@ template <class Model> struct Loader {
                        bytes = of.pieces.chunk_bytes, item_bytes = of.item_bytes;
         const uint64_t first = of.pieces.from;
         const float per_tile = 1.0f / (float)tiles;
-        bool waited = true, claim = claims != nullptr;
+        bool waited = true, claim = false;
         hand(which, 0, 0, 0, page);
         next_page(page);
         const uint32_t total = routes() * tiles, end = claims ? total : (part + 1) * total / participants;
-        uint32_t item = claims ? part : part * total / participants, until = claims ? item + 1 : end, next = 0,
-                 next_size = 0;
+        uint32_t item = claims ? part : part * total / participants, until = claims ? item + 1 : end,
+                 next = item + participants, next_size = 1;
         auto fill = [&](uint64_t from, uint32_t n, const Ticket &ticket) { // `from` and `n` bytes a page
 #pragma unroll
             for (int r = 0; r < Model::STREAM_RUNS; r++) {
-                if (!waited) next_page(page);
+                if (!waited) next_page(page, streamed > 1); // nothing else to do for memory yet
                 waited = false;
                 if (lane_id() == 0) {
                     const uint32_t full = shared_address(&s->full[page]);
@@ -119,9 +119,9 @@ template <class Model> struct Loader {
             const uint64_t from =
                 first + (uint64_t)s->key_expert[key] * item_bytes + tile * (bytes * Model::STREAM_RUNS);
             const Ticket ticket = {(int)(lo + tile * width), (uint16_t)key, (uint16_t)s->key_rows[key]};
-            if (claim) { // one claim ahead; of two tiles while many are left
+            if (claim) { // one claim ahead; of two tiles while many are left. A worker's first two are given
                 next_size = item + 4 * participants >= end ? 1 : 2;
-                if (lane_id() == 0) next = participants + add_relaxed(claims, next_size);
+                if (lane_id() == 0) next = 2 * participants + add_relaxed(claims, next_size);
                 claim = false;
             }
             fill(from, bytes, ticket);

@@ -43,10 +43,7 @@ struct WeightBf16 {
 // a million. Those of bf16 are f16 exactly down to 2^-13, and below to 2^-21. WIDE inputs stay bf16.
 struct WeightFp8 {
     enum { OP = RUN_LINEAR_FP8, BYTES = FP8_BLOCK, MOST_RUN = 8 };
-    static DEVICE uint32_t half_input(uint32_t pair) {
-        const uint32_t small = bf16_mul2(pair, 0x3D803D80u); // 2^-4
-        return f16_pair(bf16_low(small), bf16_high(small));
-    }
+    static constexpr uint32_t FACTOR = 0x3D803D80; // 2^-4 in bf16, twice
     // The pairs of a word as bf16: e4m3's exponent has a bias of 7, bf16's of 127, so times 2^120.
     static DEVICE void widen(uint32_t q, uint32_t (&r)[2]) {
 #pragma unroll

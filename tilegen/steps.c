@@ -375,6 +375,7 @@ static bool model_fits(Making *k) {
     if (plan->shape.vocab % STRIP_ROWS) return cannot(k, "a rank's share of the vocabulary that is no multiple of 16");
     if (m->embed_dtype != DTYPE_BF16) return cannot(k, "embeddings that are not bf16");
     if (m->hidden % 32) return cannot(k, "a hidden size that is no multiple of 32");
+    if (m->experts.count > 1024) return cannot(k, "more than 1024 experts");
     if (k->c->prog->page_count > MOST_PAGES) return cannot(k, "more than 31 pages");
     if (k->c->prog->body_count > 16) return cannot(k, "more than 16 kinds of layers");
     return true;

@@ -92,6 +92,8 @@ check router_split_unevenly complains 1 "E0416" "uneven.lua:1" "384 inputs split
 gpu_kernel "$T/split.lua" '"router" { tile = 32, split = 3 }'
 check split_router_of_two_strips complains 1 "E0416" "split.lua:4" "use a tile of 16" -- "$TILEGEN" check "$T/split.lua" --sku h200
 gpu_kernel "$T/wide.lua" '"experts_sum" { tile = 48 }'
+sed 's/count: 16$/count: 1536/' models/mimo-rank.yaml >"$T/many.yaml"
+check too_many_experts complains 1 "E0442" "more than 1024 experts" -- "$TILEGEN" build --model "$T/many.yaml" --schedule schedules/decode.lua --sku h200 -o "$T/many"
 check experts_summed_of_float_activations complains 1 "E0442" "not bf16" -- "$TILEGEN" build --model models/demo.yaml --schedule "$T/wide.lua" --sku h200 -o "$T/wide"
 pages=12 gpu_kernel "$T/pages.lua" '"o_proj" { tile = 16 }'
 check pages_that_leave_no_room complains 1 "E0408" "at most 11 pages" -- "$TILEGEN" check "$T/pages.lua" --sku h200

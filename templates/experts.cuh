@@ -278,15 +278,17 @@ template <class Model> static DEVICE void sum_experts(Compute &c) {
     }
     c.meet();
     if (Model::ROUTED) c.wait_ready();
-    const uint64_t in = c.p->slab + step.in + (uint64_t)g * step.in_row + (lane & 3) * 16;
-    Raw<false> raw[BLOCKS][4];
-    auto ask = [&](uint32_t key, uint32_t rows) { // the key's inputs of row g
+    const uint64_t in = c.p->slab + step.in + (lane & 3) * 16;
+    const uint32_t item = step.in_item, row_bytes = step.in_row;
+    Raw<false> raw[BLOCKS][4] = {};
+    // The key's inputs of row g; of a row that did not choose it, those of one that did.
+    auto ask = [&](uint32_t key, uint32_t rows) {
+        if (rows == 0) return;
+        const uint32_t from = key * item + (rows >> g & 1 ? g : __ffs(rows) - 1) * row_bytes;
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++)
 #pragma unroll
-            for (int u = 0; u < 4; u++)
-                raw[b][u].load(pointer<const char>(in + (uint64_t)key * step.in_item + b * BLOCK_K * 2), u,
-                               rows >> g & 1);
+            for (int u = 0; u < 4; u++) raw[b][u].load(pointer<const char>(in + from + b * BLOCK_K * 2), u, true);
     };
     Chunks<Model> chunks;
     chunks.begin(at);

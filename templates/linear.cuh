@@ -356,16 +356,16 @@ template <class Weight, class Model> static DEVICE void stream(Compute &c, const
     for (;;) {
         typename Weight::template Codes<4> codes[BLOCKS];
         uint2 ticket;
-        auto take =
-            [&](int n) { // block n of the strip: with the first of a page it is waited for, with the last given back
-                if (n % RUN == 0 && !dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
-                if (n == 0) ticket = shared_pair(shared_address(&c.s->loaded[page]));
-                codes[n].load(mine + page * Model::PAGE_BYTES + n % RUN * Weight::BYTES, 0);
-                if (n % RUN < RUN - 1 || dry) return;
-                warp_arrive(shared_address(&c.s->empty[page]));
-                c.phases ^= 1u << page;
-                if (++page == Model::PAGES) page = 0;
-            };
+        // Block n of the strip. With the first of a page the page is waited for, with the last it is given back.
+        auto take = [&](int n) {
+            if (n % RUN == 0 && !dry) barrier_wait_fast(c.who, c.s->full[page], c.phases >> page & 1);
+            if (n == 0) ticket = shared_pair(shared_address(&c.s->loaded[page]));
+            codes[n].load(mine + page * Model::PAGE_BYTES + n % RUN * Weight::BYTES, 0);
+            if (n % RUN < RUN - 1 || dry) return;
+            warp_arrive(shared_address(&c.s->empty[page]));
+            c.phases ^= 1u << page;
+            if (++page == Model::PAGES) page = 0;
+        };
         float sum[2][4] = {};
 #pragma unroll
         for (int n = 0; n < AHEAD; n++) take(n);
@@ -375,7 +375,7 @@ template <class Weight, class Model> static DEVICE void stream(Compute &c, const
             Weight::template multiply<false, 4>(sum, codes[n], in.x[n]);
         }
         if (dry) return;
-        if ((int)ticket.x < 0) break;
+        if ((int)ticket.x < 0) break; // there are no more: what its pages hold was multiplied for nothing
         push(make_float4(sum[0][0] + sum[1][0], sum[0][1] + sum[1][1], sum[0][2] + sum[1][2], sum[0][3] + sum[1][3]),
              ticket);
     }

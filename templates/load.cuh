@@ -100,7 +100,8 @@ template <class Model> struct Loader {
         auto fill = [&](uint64_t from, uint32_t n, const Ticket &ticket) { // `from` and `n` bytes a page
 #pragma unroll
             for (int r = 0; r < Model::STREAM_RUNS; r++) {
-                if (!waited) next_page(page, streamed > 1); // nothing else to do for memory yet
+                if (!waited)
+                    next_page(page, streamed > 1); // the first two tiles at once: memory has nothing else to do
                 waited = false;
                 if (lane_id() == 0) {
                     const uint32_t full = shared_address(&s->full[page]);

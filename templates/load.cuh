@@ -53,7 +53,7 @@ template <class Model> struct Loader {
     Waiter who;
 
     // Waits until a page may be filled. No more copies are on their way than stream at the memory's rate: whatever else
-    // a worker asks for waits behind them, an expert's first page too.
+    // a worker asks for waits behind them, an expert's first page too. Not `limited`: as many as there are pages.
     DEVICE void next_page(uint32_t page, bool limited = true) {
         if (Model::PAGES > PAGES_FLYING && limited) { // `phases` has the parity of a page's last copy
             const uint32_t before = page - PAGES_FLYING + (page < PAGES_FLYING ? Model::PAGES : 0);

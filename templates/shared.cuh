@@ -17,7 +17,7 @@ enum {
     STRIP_SLOTS = 4,  // a multiple of FINISHERS: then a place belongs to one of them
     NORM_ROOM = 1024, // inputs of a warp's share whose norm weights are kept
     MAX_PAGES = MOST_PAGES,
-    PAGES_FLYING = 2, // a worker's copies on their way, at most
+    PAGES_FLYING = 2, // a worker's copies on their way, but for a stream's first ones
     MAX_BODIES = 16,
     MAX_INSTANCES = 256,
     ITEM_ROOM = 16,
@@ -190,10 +190,6 @@ DEVICE void watch(const Waiter &w, uint32_t &since, uint32_t kind, uint32_t grou
         since = now;
     else if (now - since > w.p->timeout_ms * 16)
         give_up(w, kind, group, want, have, true);
-}
-
-DEVICE bool barrier_ready(const uint64_t &barrier, uint32_t parity) {
-    return __all_sync(~0u, barrier_test(shared_address(&barrier), parity));
 }
 
 // By a whole warp: the vote tells the compiler that the loop is uniform. These waits are everywhere and on the way of

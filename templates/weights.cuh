@@ -40,7 +40,8 @@ struct WeightBf16 {
 };
 
 // Codes become f16, two by an instruction, and so must the inputs: 2^-4 times as large, so that they may be as large as
-// a million. Those of bf16 are f16 exactly down to 2^-13, and below to 2^-21. WIDE inputs stay bf16.
+// a million. Those of bf16 are f16 exactly down to 2^-13, below to 2^-21; larger ones would be infinite. WIDE inputs
+// stay bf16.
 struct WeightFp8 {
     enum { OP = RUN_LINEAR_FP8, BYTES = FP8_BLOCK, MOST_RUN = 8 };
     static constexpr uint32_t FACTOR = 0x3D803D80; // 2^-4 in bf16, twice

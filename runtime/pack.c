@@ -16,13 +16,13 @@ typedef struct Codes {
 } Codes;
 
 static void codes_fill(Codes *codes) {
-    static const int magnitude[4] = {6, 3, 0, 9}, sign[4] = {15, 12, 14, 13};
+    static const int place[4][4] = {{6, 7, 8, 15}, {3, 4, 5, 12}, {0, 1, 2, 9}, {13, 14, 10, 11}}; // of bits 0 to 3
     for (int p = 0; p < 4; p++)
         for (uint32_t byte = 0; byte < 256; byte++) {
             uint32_t out = 0;
             for (int h = 0; h < 2; h++) {
                 uint32_t code = byte >> 4 * h & 15;
-                out |= ((code & 7) << magnitude[p] | code >> 3 << sign[p]) << 16 * h;
+                for (int bit = 0; bit < 4; bit++) out |= (code >> bit & 1) << (16 * h + place[p][bit]);
             }
             codes->word[p][byte] = out;
         }

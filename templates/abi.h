@@ -11,8 +11,8 @@
 //          floats: the factors of rows 0-7 and of rows 8-15 for this block, then 8 zero bytes
 //   mxfp4  1088 bytes: [half 2][lane 32] { 4 words, word j the codes of inputs 8j..8j+7 of row g + 8 half }, then
 //          [lane 32] { u16: u + 126 of row g in the low byte, of row g + 8 in the high byte }, u the E8M0 byte, at most
-//          128. In a word the code of input i = 2p + h has its three magnitude bits at bit 16h + {6,3,0,9}[p] and its
-//          sign at bit 16h + {15,12,14,13}[p].
+//          128. In a word the code of input i = 2p + h has its sign, two exponent bits and mantissa bit at bits 16h +
+//          {15,8,7,6}, {12,5,4,3}, {9,2,1,0} or {11,10,14,13}, for p from 0 to 3.
 //   f32    8192 bytes: two blocks of bf16: the values, and what is left of them
 // A matrix pair (gate, up) is packed as one: rows 0-7 of strip n are gate rows 8n .. 8n+7, rows 8-15 the same up rows.
 //
@@ -40,7 +40,7 @@ typedef unsigned long long uint64_t;
 #endif
 
 enum {
-    ENGINE_ABI = 5,   // of everything here; part of the tables' header
+    ENGINE_ABI = 6,   // of everything here; part of the tables' header
     ENGINE_ROWS = 8,  // columns of a product: the rows of a round
     STRIP_ROWS = 16,  // rows of a strip
     BLOCK_K = 128,    // inputs of a block

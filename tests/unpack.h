@@ -6,7 +6,7 @@
 
 // Row `row` of a packed matrix of `cols` inputs: strips of 16 rows of blocks of 128 inputs.
 static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row, int col) {
-    static const int magnitude[4] = {6, 3, 0, 9}, sign[4] = {15, 12, 14, 13};
+    static const int sign[4] = {15, 12, 9, 11}, high[4] = {8, 5, 2, 10}, low[4] = {7, 4, 1, 14}, half_bit[4] = {6, 3, 0, 13};
     static const float e2m1[8] = {0, .5f, 1, 1.5f, 2, 3, 4, 6};
     size_t sizes[] = {[DTYPE_BF16] = 4096, [DTYPE_FP8] = 2064, [DTYPE_MXFP4] = 1088, [DTYPE_F32] = 8192};
     size_t blocks = (size_t)(cols + 127) / 128;
@@ -37,8 +37,9 @@ static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row
     default: {
         memcpy(&word, at + half * 512 + lane * 16 + k / 8 * 4, 4);
         int p = k % 8 / 2, h = k % 2, u = at[1024 + 2 * lane + half] - 126;
-        float value = e2m1[word >> (16 * h + magnitude[p]) & 7];
-        return (word >> (16 * h + sign[p]) & 1 ? -value : value) * ldexpf(1, u - 127);
+        word >>= 16 * h;
+        float value = e2m1[(word >> high[p] & 1) * 4 + (word >> low[p] & 1) * 2 + (word >> half_bit[p] & 1)];
+        return (word >> sign[p] & 1 ? -value : value) * ldexpf(1, u - 127);
     }
     }
 }

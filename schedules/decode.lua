@@ -94,6 +94,9 @@ if paged then
     while split > 2 and split * (full.heads // tp // 16) > sku.workers do split = split // 2 end
 end
 local hidden = spread(strip, t.waves, model.hidden)
+-- A sum over ranks in two steps: few workers, since all wait for the last one to say that it is done.
+local slice
+each_tile(strip, 64, model.hidden // tp, nil, function(n) slice = n end)
 
 local steps = {
     op "embed"     { tile = hidden },
@@ -102,7 +105,7 @@ local steps = {
     op "attention" { tile = group(one, two), split = split, full_tile = paged and 16 or nil },
     op "merge"     { tile = 1, split = not host and split > 1 and rows or 1 },
     op "o_proj"    { tile = hidden },
-    op "reduce"    { tile = t.reduce_steps == 2 and tp > 1 and spread(strip, t.waves, model.hidden // tp) or hidden, steps = t.reduce_steps },
+    op "reduce"    { tile = t.reduce_steps == 2 and tp > 1 and slice or hidden, steps = t.reduce_steps },
     op "head"      { tile = spread(64, 2 * t.waves, model.vocab // tp) },
 }
 local function add(step) steps[#steps + 1] = step end

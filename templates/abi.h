@@ -133,10 +133,16 @@ typedef struct EngineQueue {
     uint32_t first, count; // entries; [bodies][workers][3 roles]
 } EngineQueue;
 
-enum { ENGINE_TASK, ENGINE_LOAD, ENGINE_POOL, ENGINE_KEYS }; // keys: a load of keys and values
+enum {
+    ENGINE_TASK,
+    ENGINE_LOAD,
+    ENGINE_POOL,
+    ENGINE_KEYS, // a load of keys and values
+    ENGINE_EARLY // a task that begins when all before it on its worker have: it sees by its inputs that they are there
+};
 typedef struct EngineEntry {
-    uint16_t step; // of the kernel's table of steps
-    uint8_t kind, page;
+    uint16_t step;      // of the kernel's table of steps
+    uint8_t kind, page; // page: the first one; of a pool: 1 where the worker chooses the experts itself
     int32_t lo, hi;
     uint16_t part, chunks;
     uint32_t wait, signal; // first

@@ -204,9 +204,13 @@ template <class Model> struct Dispatch {
             now = next;
             if (now.instance < 0) return;
             done = false, posts = now.key() >= 0 || (now.field(0) >> 16 & 0xFF) != ENGINE_POOL;
-            if (posts)
+            if (posts) {
                 post(now);
-            else {
+                // Its inputs say themselves that they are there; that their counters say so too is for what follows.
+                if (Model::RESIDENT && (now.field(0) >> 16 & 0xFF) == ENGINE_EARLY && !s->halts &&
+                    !s->slots[number % SLOTS].at.skip)
+                    ready(now, false), posts = false;
+            } else {
                 who.at(now.instance, now.field(7) >> 16, 0, 0);
                 items = !gate.skips(s->instances[now.instance]);
             }
@@ -218,7 +222,7 @@ template <class Model> struct Dispatch {
             instance = -1, entry = end = 0;
             gate = gate_wait(who, round);
             barrier_wait(who, s->gate_free[round % 2], (round / 2 & 1) ^ 1);
-            if (lane_id() == 0) s->gates[round % 2] = gate;
+            if (lane_id() == 0) s->gates[round % 2] = gate, s->halts |= gate.halt != 0;
             warp_arrive(shared_address(&s->gate_full[round % 2]));
             if (gate.flags & GATE_EXIT) break;
             run_entries({}, 0);

@@ -10,6 +10,13 @@ template <int KEYS, int TOP> struct RoutesOf {
     uint32_t chosen_by[KEYS]; // a bit a row
     int key[ENGINE_ROWS][TOP];
     float weight[ENGINE_ROWS][TOP];
+    uint32_t told[KEYS]; // the same of each key in a word, for loaders, and the number of the routing: they rise
+    enum { NUMBERS = 1 << 14 };
+    static DEVICE uint32_t number(uint32_t round, uint32_t instance) { return (round << 8 | instance) % NUMBERS; }
+    static DEVICE uint32_t ahead(uint32_t told, uint32_t number) { return ((told >> 18) - number) % NUMBERS; }
+    static DEVICE uint32_t tell(uint32_t number, uint32_t expert, uint32_t by) {
+        return number << 18 | expert << 8 | by;
+    }
 };
 
 // A float as a whole number of the same order.
@@ -32,19 +39,27 @@ template <class Model> struct Choice {
             bias[i] = from && e < Model::EXPERTS ? __ldg(from + e) : 0;
         }
     }
-    // A row's scores; of a split router the parts' sums, times the norm's factor, which their squares make.
-    DEVICE void load_scores(const EngineStep &step, uint64_t from, float (&p)[EACH]) {
+    // A row's scores; of a split router the parts' sums, times the norm's factor, which their squares make. Of parts:
+    // whether they are all there.
+    DEVICE bool load_scores(const EngineStep &step, uint64_t from, float (&p)[EACH]) {
         constexpr int PARTS = Model::ROUTER_PARTS;
         float part[PARTS][EACH], squares[PARTS];
+        bool there = true;
 #pragma unroll
         for (int n = 0; n < PARTS; n++) {
             const float *scores = pointer<const float>(from + (uint64_t)n * step.in_item);
-            if (PARTS > 1) squares[n] = __ldcg(scores + Model::EXPERTS);
+            if (PARTS > 1) squares[n] = load_sent(scores + Model::EXPERTS);
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 const int e = lane_id() + 32 * i;
-                part[n][i] = e < Model::EXPERTS ? __ldcg(scores + e) : NO_SCORE;
+                part[n][i] = e >= Model::EXPERTS ? NO_SCORE : PARTS > 1 ? load_sent(scores + e) : __ldcg(scores + e);
             }
+        }
+#pragma unroll
+        for (int n = 0; n < PARTS && PARTS > 1; n++) {
+            there &= is_there(squares[n]);
+#pragma unroll
+            for (int i = 0; i < EACH; i++) there &= is_there(part[n][i]);
         }
 #pragma unroll
         for (int n = 1; n < PARTS; n++) {
@@ -55,11 +70,17 @@ template <class Model> struct Choice {
         const float factor = PARTS > 1 ? rsqrtf(squares[0] * (1.0f / Model::HIDDEN) + step.eps) : 1;
 #pragma unroll
         for (int i = 0; i < EACH; i++) p[i] = PARTS > 1 ? part[0][i] * factor : part[0][i];
+        return __all_sync(~0u, there);
     }
-    DEVICE void choose(const EngineStep &step, uint64_t from) {
+    // Chooses by what is there; `waits`: until all is. Whether all was.
+    DEVICE bool choose(const Waiter &w, const EngineStep &step, uint64_t from, bool waits) {
         float p[EACH], top = NO_SCORE, total = 0, sum = 0;
         uint32_t value[EACH]; // 0: none
-        load_scores(step, from, p);
+        bool all;
+        do {
+            all = load_scores(step, from, p);
+            if (w.s->dying) asm volatile("exit;");
+        } while (!all && waits);
 #pragma unroll
         for (int i = 0; i < EACH; i++) top = fmaxf(top, p[i]);
         if (!Model::SIGMOID) {
@@ -102,8 +123,23 @@ template <class Model> struct Choice {
 #pragma unroll
         for (int k = 0; k < Model::TOP_K; k++) sum += __shfl_sync(~0u, weight, k);
         weight = (Model::RENORMALISE ? weight / (sum + 1e-20f) : weight) * Model::EXPERT_SCALE;
+        return all;
     }
 };
+
+// Takes a split router's parts out: of the warp's row, `item` bytes from part to part.
+template <class Model> static DEVICE void clear_scores(uint64_t from, uint32_t item) {
+    constexpr int EACH = Model::EXPERTS / 32 + 1;
+#pragma unroll 1
+    for (int n = 0; n < Model::ROUTER_PARTS; n++) {
+        float *scores = pointer<float>(from + (uint64_t)n * item);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int e = lane_id() + 32 * i;
+            if (e <= Model::EXPERTS) scores[e] = 0;
+        }
+    }
+}
 
 // Publishes the routing: keys number the experts that any row chose, by rising expert. Signals by itself, then for what
 // the keys that are not active would have signalled.
@@ -116,12 +152,13 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
     constexpr int WORDS = (Model::EXPERTS + 31) / 32;
     struct Room {
         uint32_t words[WORDS]; // a bit an expert: chosen by any row
-        uint32_t by[Model::KEYS];
+        uint32_t by[Model::KEYS], expert[Model::KEYS];
     };
     Room &room = *reinterpret_cast<Room *>(c.s->partial);
     const int rows = slot.at.rows, thread = c.warp * 32 + lane_id(), row = c.warp;
     const EngineTables *t = &c.s->tables;
     const EnginePool &pool = pointer<const EnginePool>(c.p->tables + t->pool_at)[step.pool - 1];
+    constexpr bool SPLIT = Model::ROUTER_PARTS > 1; // scores say themselves that they are there
     Choice<Model> choice;
     choice.expert = 0, choice.weight = 0; // also where the row is absent
     static_assert(WORDS <= 32 && Model::KEYS <= COMPUTE_WARPS * 32, "a thread each");
@@ -136,14 +173,22 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
         const uint32_t *exits = pointer<const uint32_t>(c.p->exits) + instance;
         for (uint32_t n = 1, since = 0; load_acquire(exits) != want; n++)
             if ((n & 255) == 0) watch(c.who, since, WAITER_RING, instance, want, load_relaxed(exits));
-        if (lane_id() == 0) pointer<uint32_t>(c.p->claims)[instance] = 0;
+        if (lane_id() == 0) {
+            pointer<uint32_t>(c.p->claims)[instance] = 0;
+            __threadfence(); // before anybody is told
+        }
     }
     c.meet();
-    for (bool dry = c.must_wait();; dry = false) { // first for nothing, so that the code is near
-        if (!dry) c.wait_ready();
-        if (row < rows && !slot.at.skip) choice.choose(step, c.p->slab + step.in + row * step.in_row);
-        if (!dry) break;
+    const bool chooses_row = row < rows && !slot.at.skip;
+    const uint64_t scores = c.p->slab + step.in + (uint64_t)row * step.in_row;
+#pragma unroll 1
+    for (uint32_t last = opaque(0u);; last = 1) { // first for nothing, so that the code is near
+        const bool sure = SPLIT ? !c.s->halts : !c.must_wait();
+        if (last) c.wait_ready();
+        const bool all = !chooses_row || choice.choose(c.who, step, scores, last);
+        if (last || (sure && all)) break;
     }
+    c.wait_ready();
     uint32_t active = 0;
     if (slot.at.skip)
         active = __ldcg(&routes->active);
@@ -165,15 +210,19 @@ template <class Model> static DEVICE void route_rows(Compute &c) {
         if (chooses) {
             routes->key[row][lane_id()] = (int)key;
             routes->weight[row][lane_id()] = choice.weight;
-            routes->expert[key] = choice.expert; // the same by every row
+            routes->expert[key] = room.expert[key] = choice.expert; // the same by every row
             atomicOr(&room.by[key], 1u << row);
         }
         c.meet();
-        if (thread < (int)active) routes->chosen_by[thread] = room.by[thread];
+        const uint32_t by = thread < (int)active ? room.by[thread] : 0;
+        if (thread < Model::KEYS)
+            store_relaxed(&routes->told[thread], Routes::tell(Routes::number(slot.at.round, slot.at.instance),
+                                                              by ? room.expert[thread] : 0, by));
+        if (thread < (int)active) routes->chosen_by[thread] = by;
         if (thread == 0) routes->active = (int)active, routes->rows = rows;
     }
     c.meet();
-    if (c.warp == 0) { signal_all(*c.p, *c.s, slot.at, 0); }
+    if (c.warp == 0) signal_all(*c.p, *c.s, slot.at, 0);
     if (c.warp != 1) return;
     const EngineSignal *credits = pointer<const EngineSignal>(c.p->tables + t->signal_at) + pool.credit;
     uint32_t *counters = pointer<uint32_t>(c.p->slab + t->counter_at);
@@ -204,12 +253,14 @@ static DEVICE void give_pair(const Compute &c, const EngineStep &step, const Ins
                         (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
             Act::store_input(tap, n, old.x + sum.x), Act::store_input(tap, n + 1, old.y + sum.y);
         }
-    } else if constexpr (Model::SLICE > 0) // in two steps: to the rank that sums these columns
-        pointer<float2>(c.p->peers[n / Model::SLICE] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+        return;
+    }
+    if constexpr (Model::SLICE > 0) // in two steps: to the rank that sums these columns
+        send(pointer<float2>(c.p->peers[n / Model::SLICE] + out + (uint64_t)c.p->rank * step.out_item) + n / 2, sum);
     else
 #pragma unroll
         for (int rank = 0; rank < Model::RANKS; rank++)
-            pointer<float2>(c.p->peers[rank] + out + (uint64_t)c.p->rank * step.out_item)[n / 2] = sum;
+            send(pointer<float2>(c.p->peers[rank] + out + (uint64_t)c.p->rank * step.out_item) + n / 2, sum);
 }
 template <class Model> static DEVICE float2 old_pair(const Compute &c, const EngineStep &step, uint64_t out, int n) {
     using Act = Activations<Model::WIDE>;

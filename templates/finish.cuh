@@ -29,6 +29,13 @@ static DEVICE void store_pair(uint64_t out, uint32_t row_bytes, int token, int r
     if (token + 1 < rows) Activations<WIDE>::store(at + row_bytes, n, b);
 }
 
+// The same of floats that say themselves that they are there (ptx.cuh).
+static DEVICE void send_pair(uint64_t out, uint32_t row_bytes, int token, int rows, int n, float a, float b) {
+    float *at = pointer<float>(out + (uint64_t)token * row_bytes) + n;
+    if (token < rows) send(at, a);
+    if (token + 1 < rows) send(at + row_bytes / 4, b);
+}
+
 struct Best {
     float value;
     int id;
@@ -76,8 +83,11 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
             store_pair<Model::WIDE, true>(f.p->slab + e.tap, e.row, token, rows, n + 8, v[2], v[3]);
         }
         break;
-    case FINISH_F32:
     case FINISH_SCORES:
+        if (n < (int)slot.step.outputs) send_pair(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
+        if (n + 8 < (int)slot.step.outputs) send_pair(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
+        break;
+    case FINISH_F32:
         if (n < (int)slot.step.outputs) store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n, v[0], v[1]);
         if (n + 8 < (int)slot.step.outputs)
             store_pair<true, false>(f.p->slab + e.out, e.row, token, rows, n + 8, v[2], v[3]);
@@ -85,14 +95,14 @@ static DEVICE void finish_strip(const Finisher &f, const Slot &slot, const Endin
     case FINISH_PUSH:
         if constexpr (Model::SLICE > 0) { // in two steps: to the rank that sums these columns
             const uint64_t out = f.p->peers[n / Model::SLICE] + e.out;
-            store_pair<true, false>(out, e.row, token, rows, n, v[0], v[1]);
-            store_pair<true, false>(out, e.row, token, rows, n + 8, v[2], v[3]);
+            send_pair(out, e.row, token, rows, n, v[0], v[1]);
+            send_pair(out, e.row, token, rows, n + 8, v[2], v[3]);
         } else {
 #pragma unroll 1
             for (int rank = 0; rank < Model::RANKS; rank++) {
                 const uint64_t out = f.p->peers[rank] + e.out;
-                store_pair<true, false>(out, e.row, token, rows, n, v[0], v[1]);
-                store_pair<true, false>(out, e.row, token, rows, n + 8, v[2], v[3]);
+                send_pair(out, e.row, token, rows, n, v[0], v[1]);
+                send_pair(out, e.row, token, rows, n + 8, v[2], v[3]);
             }
         }
         break;
@@ -209,8 +219,7 @@ template <class Model> static DEVICE void finish_linear(const Finisher &f, const
             if (e.kind != FINISH_SCORES)
                 norm.make(step, factor);
             else if (g == 0 && at.lo == 0)
-                store_pair<true, false>(f.p->slab + e.out, e.row, token, at.rows, (int)slot.step.outputs, norm.share.x,
-                                        norm.share.y);
+                send_pair(f.p->slab + e.out, e.row, token, at.rows, (int)slot.step.outputs, norm.share.x, norm.share.y);
             known = true;
         }
         if (normed) v[0] *= factor[0], v[1] *= factor[1], v[2] *= factor[0], v[3] *= factor[1];

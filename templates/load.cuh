@@ -81,20 +81,16 @@ template <class Model> struct Loader {
     }
 
     // A step that streams: of each tile a strip in STREAM_RUNS pages, its ticket beside the first. Most of a round's
-    // bytes go through this loop. What can be done before `routes` is known, which waits for them and returns how many
-    // keys there are, is done before. `claims`: the counter of tiles, or 0 where a worker has its share of them.
-    template <class Routes>
-    DEVICE void stream(uint32_t which, uint32_t part, uint32_t participants, uint32_t *claims, uint32_t &page,
-                       Routes routes) {
+    // bytes go through this loop. The step has been handed over, and its first page may be filled. `claims`: the
+    // counter of tiles, or 0 where a worker has its share of them.
+    DEVICE void stream(uint32_t which, uint32_t part, uint32_t participants, uint32_t *claims, uint32_t &page) {
         const PoolStep &of = s->pool[which];
         const uint32_t tiles = of.first.pool, lo = (uint32_t)of.first.lo, width = (uint32_t)of.first.hi - lo,
                        bytes = of.pieces.chunk_bytes, item_bytes = of.item_bytes;
         const uint64_t first = of.pieces.from;
         const float per_tile = 1.0f / (float)tiles;
         bool waited = true, claim = false;
-        hand(which, 0, 0, 0, page);
-        next_page(page);
-        const uint32_t total = routes() * tiles, end = claims ? total : (part + 1) * total / participants;
+        const uint32_t total = s->active * tiles, end = claims ? total : (part + 1) * total / participants;
         uint32_t item = claims ? part : part * total / participants, until = claims ? item + 1 : end,
                  next = item + participants, next_size = 1;
         auto fill = [&](uint64_t from, uint32_t n, const Ticket &ticket) { // `from` and `n` bytes a page
@@ -159,8 +155,8 @@ template <class Model> struct Loader {
         warp_arrive(shared_address(&s->item_full[place]));
     }
 
-    // What was routed: the experts of the keys and the rows that chose them. Returns how many keys there are.
-    DEVICE uint32_t take_routes() {
+    // What was routed: the experts of the keys and the rows that chose them, and how many keys there are.
+    DEVICE void take_routes() {
         using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
         const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
         const uint32_t active = __ldcg(&routes->active);
@@ -173,7 +169,37 @@ template <class Model> struct Loader {
         }
         if (lane_id() == 0) s->active = active;
         __syncwarp();
-        return active;
+    }
+
+    // The same from what loaders are told. `missing` is called every so often until they are. Who comes when a later
+    // routing has been told finds no keys: it had no tile of this one, or the later one could not have been.
+    template <class Missing> DEVICE void take_told(uint32_t round, uint32_t instance, Missing missing) {
+        using Routes = RoutesOf<Model::KEYS, Model::TOP_K>;
+        const Routes *routes = pointer<const Routes>(p->slab + Model::ROUTES);
+        const uint32_t number = Routes::number(round, instance);
+        uint32_t word[POOL_KEYS / 32], active = 0;
+        bool late = false;
+        for (uint32_t n = 1;; n++) {
+            bool all = true;
+#pragma unroll
+            for (int i = 0; i < POOL_KEYS / 32; i++) {
+                const uint32_t key = lane_id() + 32 * i;
+                word[i] = key < Model::KEYS ? load_relaxed(&routes->told[key]) : Routes::tell(number, 0, 0);
+                const uint32_t ahead = Routes::ahead(word[i], number);
+                all &= ahead <= Routes::NUMBERS / 2, late |= ahead - 1 < Routes::NUMBERS / 2;
+            }
+            if (__all_sync(~0u, all)) break;
+            if ((n & 255) == 0) missing();
+        }
+        late = __any_sync(~0u, late);
+#pragma unroll
+        for (int i = 0; i < POOL_KEYS / 32; i++) {
+            const uint32_t key = lane_id() + 32 * i;
+            active += __popc(__ballot_sync(~0u, !late && word[i] & 0xFF));
+            if (key < Model::KEYS) s->key_expert[key] = word[i] >> 8 & 0x3FF, s->key_rows[key] = word[i] & 0xFF;
+        }
+        if (lane_id() == 0) s->active = active;
+        __syncwarp();
     }
 
     // A tile's part of each active expert, SUM_KEYS of them a page: `from` is that of expert 0.
@@ -261,27 +287,33 @@ template <class Model> struct Loader {
                 uint32_t group, since = 0;
                 bool holds;
                 const uint32_t want = counter_want(t, p->tables, waits[i], round, (int)instance, 0, group, holds);
+                auto missing = [&] {
+                    watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+                };
+                // Who routes tells all others before its own copies are on their way: a release would wait for these.
+                if (entry.wait_count == 1 && !s->halts && !entry.page) return take_told(round, instance, missing);
                 for (uint32_t n = 1;
                      !holds && (int)(load_counter<(Model::RANKS > 1)>(counters + group * COUNTER_STRIDE) - want) < 0;
                      n++)
-                    if ((n & 255) == 0)
-                        watch(who, since, WAITER_COUNTER, group, want, load_relaxed(counters + group * COUNTER_STRIDE));
+                    if ((n & 255) == 0) missing();
             }
             __syncwarp();
-            return take_routes();
+            take_routes();
         };
         uint32_t *claims = pointer<uint32_t>(p->claims) + (Model::RESIDENT ? instance : entry.pool), page = 0;
-        bool routed = false;
+        const bool streams = Model::STREAM_RUNS > 0 && s->pool[0].streams;
+        if (streams) { // before the routing is known
+            hand(0, 0, 0, 0, page);
+            next_page(page);
+        }
+        wait();
         for (uint32_t which = 0; which < items; which++) {
             const PoolStep &of = s->pool[which];
             const bool one_by_one = of.claimed;
-            if (Model::STREAM_RUNS > 0 && of.streams) { // the first
-                stream(which, entry.part, participants, one_by_one ? claims : nullptr, page, wait);
-                routed = true;
+            if (streams && which == 0) {
+                stream(which, entry.part, participants, one_by_one ? claims : nullptr, page);
                 continue;
             }
-            if (!routed) wait();
-            routed = true;
             const uint32_t tiles = of.first.pool, total = tiles * s->active,
                            end = one_by_one ? total : (entry.part + 1) * total / participants;
             uint32_t item = one_by_one ? entry.part : entry.part * total / participants,

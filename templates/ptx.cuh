@@ -142,6 +142,31 @@ DEVICE uint32_t load_acquire_system(const uint32_t *at) {
 template <bool FAR> DEVICE uint32_t load_counter(const uint32_t *at) {
     return FAR ? load_acquire_system(at) : load_acquire(at);
 }
+// Numbers that have one reader each, in buffers that begin as zeros: +0 is none yet. Who sends one sends -0 for it, who
+// has read one leaves +0. So a reader need not hear of them otherwise: neither release nor counter is on their way.
+DEVICE float as_sent(float v) { return v == 0 ? -0.0f : v; }
+DEVICE void send(float *at, float v) {
+    asm volatile("st.relaxed.sys.global.f32 [%0], %1;" ::"l"(at), "f"(as_sent(v)) : "memory");
+}
+DEVICE void send(float2 *at, float2 v) {
+    asm volatile("st.relaxed.sys.global.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(as_sent(v.x)), "f"(as_sent(v.y))
+                 : "memory");
+}
+DEVICE bool is_there(float v) { return __float_as_uint(v) != 0; }
+DEVICE bool is_there(const float4 &v) { return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w); }
+DEVICE float load_sent(const float *at) {
+    float v;
+    asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE float4 load_sent(const float4 *at) {
+    float4 v;
+    asm volatile("ld.relaxed.sys.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(at)
+                 : "memory");
+    return v;
+}
 // Words that say all they have to say by themselves.
 DEVICE uint32_t load_relaxed_system(const uint32_t *at) {
     uint32_t v;
@@ -166,6 +191,9 @@ DEVICE void store_release_wide(uint64_t *at, uint64_t v) {
 }
 DEVICE void store_release_system(uint32_t *at, uint32_t v) {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+DEVICE void store_relaxed(uint32_t *at, uint32_t v) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
 DEVICE void add_release(uint32_t *at, uint32_t v) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
@@ -249,6 +277,17 @@ template <bool WIDE> struct Activations {
             static_cast<uint16_t *>(row)[n] = bf16_round(v);
     }
     static DEVICE float load_input(const void *row, int n) { return load(row, place(n)); }
+    // The same, or four in a row, n a multiple of that, whatever a cache of this SM may have.
+    static DEVICE float fresh_input(const void *row, int n) {
+        return WIDE ? __ldcg(static_cast<const float *>(row) + place(n))
+                    : bf16_value(__ldcg(static_cast<const uint16_t *>(row) + place(n)));
+    }
+    static DEVICE float4 fresh4_input(const void *row, int n) {
+        const char *at = static_cast<const char *>(row) + place(n) * BYTES;
+        if (WIDE) return __ldcg(reinterpret_cast<const float4 *>(at));
+        const uint2 v = __ldcg(reinterpret_cast<const uint2 *>(at));
+        return make_float4(bf16_low(v.x), bf16_high(v.x), bf16_low(v.y), bf16_high(v.y));
+    }
     static DEVICE void store_input(void *row, int n, float v) { store(row, place(n), v); }
     // Two or four in a row, n a multiple of that.
     static DEVICE void store2_input(void *row, int n, float2 v) {

@@ -35,6 +35,30 @@ template <class Model> static DEVICE void embed_rows(Compute &c) {
     }
 }
 
+// Which ranks send: all, or this one where it is alone.
+template <class Model> static DEVICE uint32_t senders(const EngineParams &p) {
+    uint32_t out = 0;
+    for (uint32_t rank = 0; rank < Model::RANKS; rank++)
+        if (rank == p.rank || p.peers[rank] != p.slab) out |= 1u << rank;
+    return out;
+}
+// Partial sums of all ranks, `apart` bytes from rank to rank, when they are there; taken out.
+template <class Model, class Number>
+static DEVICE void take_parts(const Waiter &w, uint32_t senders, uint64_t from, uint64_t apart,
+                              Number (&part)[Model::RANKS]) {
+    for (bool all = false; !all;) {
+        all = true;
+#pragma unroll
+        for (int rank = 0; rank < Model::RANKS; rank++)
+            part[rank] = load_sent(pointer<const Number>(from + rank * apart));
+#pragma unroll
+        for (int rank = 0; rank < Model::RANKS; rank++) all &= is_there(part[rank]) || !(senders >> rank & 1);
+        if (!all && w.s->dying) asm volatile("exit;");
+    }
+#pragma unroll
+    for (int rank = 0; rank < Model::RANKS; rank++) *pointer<Number>(from + rank * apart) = Number{};
+}
+
 // In two steps: ranks' partial sums of this rank's slice, which goes to all. Four columns a lane, since they lie side
 // by side.
 template <class Model> static DEVICE void sum_slice(Compute &c) {
@@ -44,23 +68,20 @@ template <class Model> static DEVICE void sum_slice(Compute &c) {
     const EngineStep &step = slot.step;
     const Instruction &at = slot.at;
     const int width = (at.hi - at.lo) / 4, count = width * at.rows;
+    const uint32_t all = senders<Model>(*c.p);
 #pragma unroll 1
     for (int i = c.warp * 32 + lane_id(); i < count; i += COMPUTE_WARPS * 32) {
         const int row = i / width, n = (int)c.p->rank * Model::SLICE + at.lo + 4 * (i - row * width);
         const uint64_t from = c.p->slab + step.in + (uint64_t)row * step.in_row + 4 * n,
                        to = step.out + (uint64_t)row * step.out_row;
+        const float4 old = Act::fresh4_input(pointer<const char>(c.p->slab + to), n);
         float4 part[Model::RANKS];
-        float old[4];
-#pragma unroll
-        for (int rank = 0; rank < Model::RANKS; rank++)
-            part[rank] = __ldcg(pointer<const float4>(from + (uint64_t)rank * step.in_slab));
-#pragma unroll
-        for (int j = 0; j < 4; j++) old[j] = Act::load_input(pointer<const char>(c.p->slab + to), n + j);
+        take_parts<Model>(c.who, all, from, step.in_slab, part);
         float4 sum = part[0];
 #pragma unroll
         for (int rank = 1; rank < Model::RANKS; rank++)
             sum.x += part[rank].x, sum.y += part[rank].y, sum.z += part[rank].z, sum.w += part[rank].w;
-        sum.x += old[0], sum.y += old[1], sum.z += old[2], sum.w += old[3];
+        sum.x += old.x, sum.y += old.y, sum.z += old.z, sum.w += old.w;
         const uint64_t tap = (uint64_t)((at.tap - 1) * ENGINE_ROWS + row) * Model::PADDED * Act::BYTES;
 #pragma unroll 1
         for (int rank = 0; rank < Model::RANKS; rank++) {
@@ -79,15 +100,14 @@ template <class Model> static DEVICE void sum_ranks(Compute &c) {
     const int row = c.warp;
     if (row >= at.rows) return;
     char *x = pointer<char>(c.p->slab + step.out + (uint64_t)row * step.out_row);
+    const uint32_t all = senders<Model>(*c.p);
     for (int n = at.lo + lane_id(); n < at.hi; n += 32) {
-        float sum = 0;
-        for (int rank = 0; rank < Model::RANKS; rank++) {
-            float part = __ldcg(pointer<const float>(c.p->slab + step.in + (uint64_t)rank * step.in_slab +
-                                                     (uint64_t)row * step.in_row) +
-                                n);
-            sum = rank ? sum + part : part;
-        }
-        sum += Activations<Model::WIDE>::load_input(x, n);
+        float part[Model::RANKS];
+        take_parts<Model>(c.who, all, c.p->slab + step.in + (uint64_t)row * step.in_row + 4 * n, step.in_slab, part);
+        float sum = part[0];
+#pragma unroll
+        for (int rank = 1; rank < Model::RANKS; rank++) sum += part[rank];
+        sum += Activations<Model::WIDE>::fresh_input(x, n);
         Activations<Model::WIDE>::store_input(x, n, sum);
         if (step.taps && at.tap)
             Activations<Model::WIDE>::store_input(pointer<char>(c.p->slab + Model::TAPS),

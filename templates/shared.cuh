@@ -133,6 +133,7 @@ struct Shared {
     Ticket loaded[MAX_PAGES], summed[STRIP_SLOTS];       // by page; by the place of the sums
     uint32_t finished[SLOTS], direct[SLOTS];             // finishers done with a task; direct tasks of a place so far
     uint32_t active;                                     // keys of the routing
+    uint32_t halts; // a round was halted: what it left is in the way of tasks that start early
     EngineReport waiters[ENGINE_THREADS / 32];
     volatile uint32_t dying;                                      // set when all are to end, and not written before
     alignas(16) float squares[SLOTS][COMPUTE_WARPS][ENGINE_ROWS]; // of the inputs' rows, one share a warp
@@ -218,7 +219,7 @@ DEVICE void barriers_init(Shared &s, int thread) {
     if (thread < SLOTS) {
         init(s.posted[thread], WARP), init(s.ready[thread], WARP);
         init(s.freed[thread], COMPUTE + FINISHERS * WARP), init(s.stored[thread], COMPUTE);
-        s.finished[thread] = s.direct[thread] = 0;
+        s.finished[thread] = s.direct[thread] = s.halts = 0;
     }
     if (thread < STRIP_SLOTS) init(s.strip_full[thread], COMPUTE), init(s.strip_free[thread], WARP);
     if (thread < 2) init(s.gate_full[thread], WARP), init(s.gate_free[thread], WARP);

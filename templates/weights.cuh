@@ -91,9 +91,9 @@ struct WeightFp8 {
 
 struct WeightMxfp4 {
     enum { OP = RUN_LINEAR_MXFP4, BYTES = MXFP4_BLOCK, MOST_RUN = 8 };
-    // Eight codes of a word to eight bf16, two a register: magnitudes land in exponent and mantissa, times 2^-126. Three
-    // pairs lie as bf16 wants them, but for a shift. The bits of the last one are where these leave room; its product
-    // is three shifts in one, which do not meet.
+    // Eight codes of a word to eight bf16, two a register: magnitudes land in exponent and mantissa, times 2^-126.
+    // Three pairs lie as bf16 wants them, but for a shift. The bits of the last one are where these leave room; its
+    // product is three shifts in one, which do not meet.
     static DEVICE void widen(uint32_t q, uint32_t scale, uint32_t (&r)[4]) {
         uint32_t last;
         asm("mul.lo.u32 %0, %1, 2081;" : "=r"(last) : "r"((q >> 7) & 0x00D800D8u)); // by 1 + 2^5 + 2^11

@@ -332,7 +332,7 @@ static void trace(Kernel *k, const EngineRound *round) {
                              (instances[i].segment == 2 && !(k->request.flags & REQUEST_DRAFT));
         const EngineQueue *q = &queues[(instances[i].body * t->workers + w) * 3 + 1];
         for (const EngineEntry *e = entries + q->first; e < entries + q->first + q->count; e++) {
-            if (e->kind == ENGINE_TASK) trace_task(k, w, i, e->body_step, begin, skipped);
+            if (e->kind == ENGINE_TASK || e->kind == ENGINE_EARLY) trace_task(k, w, i, e->body_step, begin, skipped);
             if (e->kind != ENGINE_POOL) continue;
             const EnginePool *pool = &pools[e->pool];
             uint32_t turn = 0;

@@ -197,14 +197,76 @@ static void cut_body(Ctx *c, void *user) {
     CHECK(plan->count[ROUND_PLAIN] < plan->count[ROUND_CONTEXT] &&
           plan->count[ROUND_CONTEXT] < plan->count[ROUND_DRAFT]);
 }
-static void rounds_are_cut_into_kernels(void) {
+static void one_and_two_ranks(void (*body)(Ctx *, void *)) {
     for (int ranks = 1; ranks <= 2; ranks++) {
         Ctx *c = ctx_new((Env){0});
-        bool sound = ctx_protect(c, cut_body, &ranks);
+        bool sound = ctx_protect(c, body, &ranks);
         ctx_free(c);
         CHECK(sound);
     }
 }
+
+// Whether task `task` of a queue may count on what it reads of a buffer: an earlier one wrote it, or waited for it.
+static bool was_there(const Prog *prog, const Queue *queue, int task, const Region *r) {
+    for (int i = 0; i < task; i++) {
+        const Task *before = &queue->entries[i].task;
+        if (queue->entries[i].kind != ENTRY_TASK) continue;
+        for (int w = 0; w < before->write_count; w++)
+            if (memcmp(before->writes[w].at, r->at, sizeof r->at) == 0 && before->writes[w].buffer == r->buffer)
+                return true;
+        for (int w = 0; w < before->wait_count; w++) {
+            const char *counter = prog->counters[before->waits[w].counter].name,
+                       *buffer = prog->buffers[r->buffer].name;
+            size_t length = strlen(buffer);
+            if (strncmp(counter, buffer, length) == 0 && strcmp(counter + length, ".w") == 0) return true;
+        }
+    }
+    return false;
+}
+
+static void early_body(Ctx *c, void *user) {
+    const Compiled *compiled = fake_compiled(c, *(int *)user);
+    const Prog *prog = compiled->prog;
+    const void *tasks;
+    size_t bytes;
+    int early = 0, others = 0;
+    CHECK(tasks_encode(c, compiled, &tasks, &bytes));
+    const EngineTables *t = tasks;
+    const EngineQueue *queues = (const void *)((const uint8_t *)t + t->queue_at);
+    const EngineEntry *entries = (const void *)((const uint8_t *)t + t->entry_at);
+    for (int b = 0; b < prog->body_count; b++)
+        for (int w = 0; w < prog->workers; w++) {
+            const Body *body = &prog->bodies[b];
+            const Queue *queue = prog_queue(prog, body, w, ROLE_COMPUTE);
+            const EngineEntry *e = entries + queues[(b * prog->workers + w) * ROLE_COUNT + ROLE_COMPUTE].first;
+            for (int i = 0; i < queue->count; i++, e++) {
+                const Task *task = &queue->entries[i].task;
+                if (queue->entries[i].kind != ENTRY_TASK) {
+                    while (e->kind != ENGINE_POOL) e++; // inputs come before it
+                    continue;
+                }
+                CHECK(e->body_step == task->step && e->lo == task->lo);
+                OpId op = body->steps[task->step].op;
+                if (e->kind == ENGINE_EARLY) {
+                    CHECK(op == OP_REDUCE);
+                    early++;
+                    for (int r = 0; r < task->read_count; r++) {
+                        const char *name = prog->buffers[task->reads[r].buffer].name;
+                        bool inbox = strcmp(name, "ix") == 0 || strcmp(name, "im") == 0 || strcmp(name, "dix") == 0 ||
+                                     strcmp(name, "dim") == 0;
+                        CHECK(inbox || strcmp(name, "state") == 0 || was_there(prog, queue, i, &task->reads[r]), "%s",
+                              name);
+                    }
+                } else
+                    others += op == OP_REDUCE;
+            }
+        }
+    CHECK(prog->ranks > 1 ? early > 0 : early == 0, "%d early, %d not", early, others);
+}
+// Tasks whose inputs say themselves that they are there: what else they read was there for a task before.
+static void what_begins_early(void) { one_and_two_ranks(early_body); }
+
+static void rounds_are_cut_into_kernels(void) { one_and_two_ranks(cut_body); }
 
 static void text_body(Ctx *c, void *user) {
     (void)user;
@@ -465,6 +527,7 @@ int main(void) {
     bundle_make(pair_path, 2, true);
     if (!fake_open()) return 1;
     RUN(rounds_are_cut_into_kernels);
+    RUN(what_begins_early);
     RUN(two_translation_units);
     RUN(what_is_launched);
     RUN(arms_in_turns);

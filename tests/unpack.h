@@ -6,7 +6,8 @@
 
 // Row `row` of a packed matrix of `cols` inputs: strips of 16 rows of blocks of 128 inputs.
 static inline float unpack(Dtype dtype, const uint8_t *packed, int cols, int row, int col) {
-    static const int sign[4] = {15, 12, 9, 11}, high[4] = {8, 5, 2, 10}, low[4] = {7, 4, 1, 14}, half_bit[4] = {6, 3, 0, 13};
+    static const int sign[4] = {15, 12, 9, 11}, high[4] = {8, 5, 2, 10}, low[4] = {7, 4, 1, 14},
+                     half_bit[4] = {6, 3, 0, 13};
     static const float e2m1[8] = {0, .5f, 1, 1.5f, 2, 3, 4, 6};
     size_t sizes[] = {[DTYPE_BF16] = 4096, [DTYPE_FP8] = 2064, [DTYPE_MXFP4] = 1088, [DTYPE_F32] = 8192};
     size_t blocks = (size_t)(cols + 127) / 128;

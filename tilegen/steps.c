@@ -34,7 +34,7 @@ static BufferPlace place_of(const Compiled *c, const Buffer *b) {
     if (AMONG(b->name, "choice", "drafts")) {
         p.bytes = rows * 4;
     } else if (strcmp(b->name, "routes") == 0) {
-        p.bytes = 8 + (uint32_t)s->keys * 8 + rows * (uint32_t)m->experts.top_k * 8;
+        p.bytes = 8 + (uint32_t)s->keys * 12 + rows * (uint32_t)m->experts.top_k * 8;
     } else if (AMONG(b->name, "best", "dbest", "best_part", "dbest_part")) {
         p.item = strips * rows * 8;
         p.bytes = p.item * (b->rank == 2 ? ranks : 1);

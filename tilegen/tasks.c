@@ -174,6 +174,37 @@ static void add_inputs(Tables *t, int b, const Pool *pool) {
     LIST_ADD(t->ctx->arena, &t->entries, e);
 }
 
+// Whether a task waits for what writes `buffer`.
+static bool waits_for(const Prog *prog, const Task *task, int buffer) {
+    const char *name = prog->buffers[buffer].name;
+    size_t length = strlen(name);
+    for (int w = 0; w < task->wait_count; w++) {
+        const char *counter = prog->counters[task->waits[w].counter].name;
+        if (strncmp(counter, name, length) == 0 && strcmp(counter + length, ".w") == 0 && !task->waits[w].lag)
+            return true;
+    }
+    return false;
+}
+
+// Whether a task's inputs are an inbox or a split router's parts, which only it reads: they say themselves that they
+// are there (templates/ptx.cuh). What a reduce reads beside them, the residual stream that it adds to, must have been
+// there for a task before it on its worker: one that waited for it, or the same tile of the reduce before.
+static bool begins_early(const Tables *t, int b, const Queue *queue, int entry) {
+    const Prog *prog = t->c->prog;
+    const Body *body = &prog->bodies[b];
+    const Task *task = &queue->entries[entry].task;
+    OpId op = body->steps[task->step].op;
+    if (op == OP_ROUTE) return t->c->plan->ops[OP_ROUTER].split > 1;
+    if (op != OP_REDUCE || prog->ranks == 1) return false;
+    for (int i = 0; i < entry; i++) {
+        const Task *before = &queue->entries[i].task;
+        if (queue->entries[i].kind != ENTRY_TASK) continue;
+        if (body->steps[before->step].op == op && before->lo == task->lo && before->hi == task->hi) return true;
+        if (waits_for(prog, before, task->writes[0].buffer)) return true;
+    }
+    return false;
+}
+
 // One queue: its entries, pools as entries of their own that name the participant's number.
 static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, EngineQueue *out) {
     const Prog *prog = t->c->prog;
@@ -184,8 +215,10 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
         const Entry *entry = &queue->entries[i];
         if (entry->kind != ENTRY_POOL) {
             bool load = entry->kind == ENTRY_LOAD;
-            if (!add_task(t, b, &entry->task, !load ? ENGINE_TASK : entry->task.ring ? ENGINE_KEYS : ENGINE_LOAD))
-                return false;
+            uint8_t kind = load                           ? entry->task.ring ? ENGINE_KEYS : ENGINE_LOAD
+                           : begins_early(t, b, queue, i) ? ENGINE_EARLY
+                                                          : ENGINE_TASK;
+            if (!add_task(t, b, &entry->task, kind)) return false;
             continue;
         }
         if (role == ROLE_COMPUTE) add_inputs(t, b, &body->pools[entry->pool]);
@@ -193,6 +226,9 @@ static bool add_queue(Tables *t, int b, int worker, Role role, int first_pool, E
                          .kind = ENGINE_POOL,
                          .pool = (uint16_t)(first_pool + entry->pool),
                          .body_step = (uint16_t)(body->pools[entry->pool].publisher + 1)};
+        const Queue *own = prog_queue(prog, body, worker, ROLE_COMPUTE);
+        for (int k = 0; k < own->count; k++)
+            if (own->entries[k].kind == ENTRY_TASK && body->steps[own->entries[k].task.step].op == OP_ROUTE) e.page = 1;
         for (int w = 0; w < worker; w++) {
             const Queue *other = prog_queue(prog, body, w, ROLE_COMPUTE);
             for (int k = 0; k < other->count; k++)

@@ -64,7 +64,7 @@ template <class Model> static DEVICE void compute_role(Compute &c) {
         c.meet();
         c.number = opaque(c.number); // what follows from it is found anew, not kept beside the bodies' registers
         if (c.warp == 0 && c.slot().step.op != RUN_ROUTE_ROWS) signal_all(*c.p, *c.s, c.slot().at, 0);
-        if constexpr (Model::ROUTER_PARTS > 1) {
+        if constexpr (Model::ROUTER_PARTS > 1) { // what route has read is cleared when nobody waits for it any more
             const Slot &slot = c.slot();
             const uint32_t item = slot.step.in_item;
             const uint64_t scores = c.p->slab + slot.step.in + (uint64_t)c.warp * slot.step.in_row;

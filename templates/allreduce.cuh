@@ -5,14 +5,6 @@
 #include "allreduce.h"
 #include "ptx.cuh"
 
-DEVICE Quad load_quad_system(uint64_t at) {
-    Quad v;
-    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at)
-                 : "memory");
-    return v;
-}
 DEVICE void store_quad_system(uint64_t at, const Quad &v) {
     asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(v.x), "r"(v.y), "r"(v.z),
                  "r"(v.w)

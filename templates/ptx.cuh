@@ -142,6 +142,28 @@ DEVICE uint32_t load_acquire_system(const uint32_t *at) {
 template <bool FAR> DEVICE uint32_t load_counter(const uint32_t *at) {
     return FAR ? load_acquire_system(at) : load_acquire(at);
 }
+// Words that say all they have to say by themselves.
+DEVICE uint32_t load_relaxed_system(const uint32_t *at) {
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE uint64_t load_relaxed_system(const uint64_t *at) {
+    uint64_t v;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+    return v;
+}
+DEVICE Quad load_quad_system(uint64_t at) {
+    Quad v;
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at)
+                 : "memory");
+    return v;
+}
+DEVICE void store_relaxed_system(uint64_t *at, uint64_t v) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
 // Numbers that have one reader each, in buffers that begin as zeros: +0 is none yet. Who sends one sends -0 for it, who
 // has read one leaves +0. So a reader need not hear of them otherwise: neither release nor counter is on their way.
 DEVICE float as_sent(float v) { return v == 0 ? -0.0f : v; }
@@ -155,31 +177,11 @@ DEVICE void send(float2 *at, float2 v) {
 DEVICE bool is_there(float v) { return __float_as_uint(v) != 0; }
 DEVICE bool is_there(const float4 &v) { return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w); }
 DEVICE float load_sent(const float *at) {
-    float v;
-    asm volatile("ld.relaxed.sys.global.f32 %0, [%1];" : "=f"(v) : "l"(at) : "memory");
-    return v;
+    return __uint_as_float(load_relaxed_system(reinterpret_cast<const uint32_t *>(at)));
 }
 DEVICE float4 load_sent(const float4 *at) {
-    float4 v;
-    asm volatile("ld.relaxed.sys.global.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "l"(at)
-                 : "memory");
-    return v;
-}
-// Words that say all they have to say by themselves.
-DEVICE uint32_t load_relaxed_system(const uint32_t *at) {
-    uint32_t v;
-    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
-    return v;
-}
-DEVICE uint64_t load_relaxed_system(const uint64_t *at) {
-    uint64_t v;
-    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
-    return v;
-}
-DEVICE void store_relaxed_system(uint64_t *at, uint64_t v) {
-    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+    const Quad v = load_quad_system(reinterpret_cast<uint64_t>(at));
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 DEVICE uint64_t load_acquire_wide(const uint64_t *at) {
     uint64_t v;

@@ -224,6 +224,17 @@ static bool was_there(const Prog *prog, const Queue *queue, int task, const Regi
     return false;
 }
 
+// A buffer or its counter.
+static bool of_inbox(const char *name) {
+    return strncmp(name, "ix", 2) == 0 || strncmp(name, "im", 2) == 0 || strncmp(name, "di", 2) == 0;
+}
+static bool routes(const Body *body, const Queue *queue) {
+    for (int i = 0; i < queue->count; i++)
+        if (queue->entries[i].kind == ENTRY_TASK && body->steps[queue->entries[i].task.step].op == OP_ROUTE)
+            return true;
+    return false;
+}
+
 static void early_body(Ctx *c, void *user) {
     const Compiled *compiled = fake_compiled(c, *(int *)user);
     const Prog *prog = compiled->prog;
@@ -243,19 +254,21 @@ static void early_body(Ctx *c, void *user) {
                 const Task *task = &queue->entries[i].task;
                 if (queue->entries[i].kind != ENTRY_TASK) {
                     while (e->kind != ENGINE_POOL) e++; // inputs come before it
+                    CHECK(e->page == (routes(body, queue) ? 1 : 0));
                     continue;
                 }
                 CHECK(e->body_step == task->step && e->lo == task->lo);
                 OpId op = body->steps[task->step].op;
                 if (e->kind == ENGINE_EARLY) {
-                    CHECK(op == OP_REDUCE);
+                    CHECK(op == OP_REDUCE && task->write_count == 1); // what the drafter listens to has other readers
+                    for (int k = 0; k < task->wait_count; k++)
+                        CHECK(of_inbox(prog->counters[task->waits[k].counter].name));
                     early++;
                     for (int r = 0; r < task->read_count; r++) {
                         const char *name = prog->buffers[task->reads[r].buffer].name;
-                        bool inbox = strcmp(name, "ix") == 0 || strcmp(name, "im") == 0 || strcmp(name, "dix") == 0 ||
-                                     strcmp(name, "dim") == 0;
-                        CHECK(inbox || strcmp(name, "state") == 0 || was_there(prog, queue, i, &task->reads[r]), "%s",
-                              name);
+                        CHECK(of_inbox(name) || strcmp(name, "state") == 0 ||
+                                  was_there(prog, queue, i, &task->reads[r]),
+                              "%s", name);
                     }
                 } else
                     others += op == OP_REDUCE;

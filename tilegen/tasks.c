@@ -174,33 +174,42 @@ static void add_inputs(Tables *t, int b, const Pool *pool) {
     LIST_ADD(t->ctx->arena, &t->entries, e);
 }
 
-// Whether a task waits for what writes `buffer`.
-static bool waits_for(const Prog *prog, const Task *task, int buffer) {
-    const char *name = prog->buffers[buffer].name;
-    size_t length = strlen(name);
-    for (int w = 0; w < task->wait_count; w++) {
-        const char *counter = prog->counters[task->waits[w].counter].name;
-        if (strncmp(counter, name, length) == 0 && strcmp(counter + length, ".w") == 0 && !task->waits[w].lag)
-            return true;
-    }
-    return false;
+static bool is_of(const char *counter, const char *buffer) {
+    size_t length = strlen(buffer);
+    return strncmp(counter, buffer, length) == 0 && strcmp(counter + length, ".w") == 0;
 }
 
-// Whether a task's inputs are an inbox or a split router's parts, which only it reads: they say themselves that they
-// are there (templates/ptx.cuh). What a reduce reads beside them, the residual stream that it adds to, must have been
-// there for a task before it on its worker: one that waited for it, or the same tile of the reduce before.
+// Whether all that a task waits for are an inbox or a split router's parts, which only it reads: they say themselves
+// that they are there (templates/ptx.cuh).
+static bool hears_from_data(const Prog *prog, const Task *task) {
+    static const char *const buffers[] = {"ix", "im", "dix", "dim", "scores_part"};
+    for (int w = 0; w < task->wait_count; w++) {
+        bool says = false;
+        for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+            says |= is_of(prog->counters[task->waits[w].counter].name, buffers[i]);
+        if (!says) return false;
+    }
+    return true;
+}
+
+// Whether a task need not wait for its counters. What a reduce reads beside its inbox, the residual stream that it adds
+// to, must have been there for a task before it on its worker: one that waited for it, or the same tile of the reduce
+// before. One that writes more than the stream, which the drafter listens to, waits: its readers are of another round.
 static bool begins_early(const Tables *t, int b, const Queue *queue, int entry) {
     const Prog *prog = t->c->prog;
     const Body *body = &prog->bodies[b];
     const Task *task = &queue->entries[entry].task;
     OpId op = body->steps[task->step].op;
-    if (op == OP_ROUTE) return t->c->plan->ops[OP_ROUTER].split > 1;
-    if (op != OP_REDUCE || prog->ranks == 1) return false;
+    if ((op != OP_ROUTE && op != OP_REDUCE) || !hears_from_data(prog, task)) return false;
+    if (op == OP_ROUTE) return true;
+    if (task->write_count != 1) return false;
+    const char *stream = prog->buffers[task->writes[0].buffer].name;
     for (int i = 0; i < entry; i++) {
         const Task *before = &queue->entries[i].task;
         if (queue->entries[i].kind != ENTRY_TASK) continue;
         if (body->steps[before->step].op == op && before->lo == task->lo && before->hi == task->hi) return true;
-        if (waits_for(prog, before, task->writes[0].buffer)) return true;
+        for (int w = 0; w < before->wait_count; w++)
+            if (is_of(prog->counters[before->waits[w].counter].name, stream) && !before->waits[w].lag) return true;
     }
     return false;
 }
